@@ -1,0 +1,95 @@
+"""A user with at least one connection, or still in the grace time after the last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastim.im.session import Session, Status
+
+if TYPE_CHECKING:
+    from fastim.im.conversation import Conversation
+
+__all__ = ["Membership", "User"]
+
+# Up to here a tuple searched from its head beats a dict, and costs a quarter of its memory.
+FEW_MEMBERSHIPS = 6
+
+
+class Membership:
+    """A loaded user's part in a loaded conversation.
+
+    Attributes:
+        read, delivered: The user's cursors, as far as they are known to be stored.
+        joined_seq: The last seq when the user joined.
+        owner: The user owns the conversation.
+    """
+
+    __slots__ = ("conversation", "delivered", "joined_seq", "owner", "read")
+
+    def __init__(
+        self, conversation: Conversation, read: int, delivered: int, joined_seq: int, owner: bool
+    ) -> None:
+        self.conversation = conversation
+        self.read = read
+        self.delivered = delivered
+        self.joined_seq = joined_seq
+        self.owner = owner
+
+
+class User:
+    """A loaded user: the memberships and the live sessions.
+
+    Attributes:
+        id, key: Public and integer id.
+        sessions: Live sessions, few; replaced as a whole when one comes or goes.
+        status: What the subscribers were last told (``Status``).
+    """
+
+    __slots__ = ("_memberships", "id", "key", "sessions", "status")
+
+    def __init__(self, id: str, key: int) -> None:
+        self.id = id
+        self.key = key
+        self.sessions: tuple[Session, ...] = ()
+        self.status: int = Status.OFFLINE
+        self._memberships: tuple[Membership, ...] | dict[str, Membership] = ()
+
+    def membership(self, conversation_id: str) -> Membership | None:
+        """The membership in the conversation of this public id; None for a stranger."""
+        memberships = self._memberships
+        if type(memberships) is dict:
+            return memberships.get(conversation_id)
+        for membership in memberships:
+            if membership.conversation.id == conversation_id:  # type: ignore[union-attr]
+                return membership  # type: ignore[return-value]
+        return None
+
+    def memberships(self) -> tuple[Membership, ...]:
+        """All memberships; O(n) for users with many."""
+        memberships = self._memberships
+        return tuple(memberships.values()) if isinstance(memberships, dict) else memberships
+
+    def join(self, membership: Membership) -> None:
+        """Add a membership; one of the same conversation must not exist."""
+        memberships = self._memberships
+        if isinstance(memberships, dict):
+            memberships[membership.conversation.id] = membership
+        elif len(memberships) < FEW_MEMBERSHIPS:
+            self._memberships = (*memberships, membership)
+        else:
+            self._memberships = {m.conversation.id: m for m in (*memberships, membership)}
+
+    def leave(self, membership: Membership) -> None:
+        """Take a membership away."""
+        memberships = self._memberships
+        if isinstance(memberships, dict):
+            memberships.pop(membership.conversation.id, None)
+        else:
+            self._memberships = tuple(m for m in memberships if m is not membership)
+
+    def shares_with(self, other: User) -> bool:
+        """Whether both are members of one conversation; O(the smaller number of conversations)."""
+        if self is other:
+            return True
+        fewer, more = (self, other) if len(self._memberships) <= len(other._memberships) else (other, self)
+        return any(more.membership(m.conversation.id) is not None for m in fewer.memberships())
