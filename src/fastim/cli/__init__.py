@@ -1,0 +1,1 @@
+"""The command line: arguments become settings, settings are run. Only here is anything printed or exited."""

@@ -1,0 +1,259 @@
+"""``fastim``: serve, token, config and chat.
+
+What costs time to import (settings, the server, the client) is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastim._version import __version__
+from fastim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastim.guard.tokens import DeviceClass, Tier
+    from fastim.server.settings import Settings
+
+__all__ = ["app", "main"]
+
+EXIT_CONFIG = 2
+
+app = typer.Typer(
+    name="fastim",
+    epilog="Settings: defaults < --config FILE < FASTIM_SECTION__NAME < flags. See 'fastim config'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data.", show_default="data")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default="none")
+]
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Real-time messaging for teams who write Python.
+
+    Examples:
+
+        fastim serve
+
+        fastim token alice
+
+        fastim chat alice lobby
+    """
+
+
+@app.command()
+def serve(
+    application: Annotated[
+        str | None,
+        typer.Argument(metavar="APP", help="An application, as module:name; none: messaging alone."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="H", help="Address to listen on.", show_default="127.0.0.1"),
+    ] = None,
+    port: Annotated[
+        str | None,  # so that a bad one is reported like any other setting
+        typer.Option("--port", metavar="P", help="TCP port; 0: a free one.", show_default="8765"),
+    ] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's private key (PEM).")
+    ] = None,
+) -> None:
+    """Start the server.
+
+    Prints `fastim listening on http://HOST:PORT` when it is ready; logs go to standard error.
+    SIGTERM ends it in order, SIGINT quickly, a second signal at once.
+
+    Examples:
+
+        fastim serve
+        fastim serve examples.echo_app:app --port 0
+        fastim serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+        FASTIM_LIMITS__MESSAGES_PER_MINUTE=0 fastim serve
+    """
+    settings = read_settings(
+        config,
+        {
+            "server.host": host,
+            "server.port": port,
+            "server.data": data,
+            "server.tls_cert": tls_cert,
+            "server.tls_key": tls_key,
+        },
+    )
+    from fastim.server.run import serve as run_server
+
+    raise typer.Exit(run_server(settings, application))
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="D", help="The device's name.", show_default="the client chooses"),
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", metavar="T", help="critical, standard or degraded.", show_default="standard"),
+    ] = None,
+    device_class: Annotated[
+        str | None, typer.Option("--class", metavar="C", help="desktop, mobile or web.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="S", help="What the bearer may do besides; may be repeated."),
+    ] = None,
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="TIME", help="How long it is good: 90s, 15m, 1h, 7d.")
+    ] = "1h",
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a token (JWT) for a user.
+
+    Signed with the configured secret, or with the data folder's, which is made if it is not there yet.
+
+    Examples:
+
+        fastim token alice
+        fastim token alice --device phone --class mobile --ttl 7d
+        fastim token bot --tier critical --scope name_conversations
+    """
+    settings = read_settings(config, {"server.data": data})
+    typer.echo(make_token(settings, user, device, tier, device_class, scope or [], ttl))
+
+
+@app.command()
+def config(
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the effective settings as TOML, secrets masked.
+
+    Examples:
+
+        fastim config
+        fastim config --config fastim.toml
+        FASTIM_STORE__SYNCHRONOUS=normal fastim config
+    """
+    typer.echo(read_settings(config, {"server.data": data}).to_toml(), nl=False)
+
+
+@app.command()
+def chat(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Who you are.")],
+    conversation: Annotated[
+        str, typer.Argument(metavar="CONVERSATION", help="Where to talk; made if it does not exist.")
+    ],
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The server.", show_default="where the settings say"),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", metavar="JWT", help="A token.", show_default="one is made, as by 'token'"),
+    ] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Talk in a terminal.
+
+    Examples:
+
+        fastim chat alice lobby
+        fastim chat bob lobby --url wss://chat.example.com/ws --token "$TOKEN"
+    """
+    settings = read_settings(config, {"server.data": data})
+    if token is None:
+        token = make_token(settings, user, None, None, None, ["name_conversations"], "1d")
+    from fastim.client.chat import run
+
+    raise typer.Exit(run(url or default_url(settings), token, conversation, user))
+
+
+def read_settings(config: Path | None, flags: dict[str, object]) -> Settings:
+    from fastim.server.settings import load_settings
+
+    return load_settings(config, os.environ, flags)
+
+
+def make_token(
+    settings: Settings,
+    user: str,
+    device: str | None,
+    tier: str | None,
+    device_class: str | None,
+    scope: list[str],
+    ttl: str,
+) -> str:
+    """Sign a token with the secret that ``fastim serve`` of the same settings uses."""
+    from fastim.cli.durations import parse_duration_s
+    from fastim.guard.secrets import signing_secrets
+    from fastim.guard.tokens import DeviceClass, Tier, issue
+
+    chosen_tier = choose("tier", Tier, tier or Tier.STANDARD)
+    chosen_class = None if device_class is None else choose("class", DeviceClass, device_class)
+    try:
+        ttl_s = parse_duration_s(ttl)
+    except ValueError as error:
+        raise ConfigError("ttl", str(error)) from None
+    secret = signing_secrets(settings.auth.keys, settings.server.data)[0]
+    try:
+        return issue(secret, user, device, chosen_tier, ttl_s, scope, device_class=chosen_class)
+    except ValueError as error:
+        raise ConfigError("token", str(error)) from None
+
+
+def choose(flag: str, options: type[Tier] | type[DeviceClass], given: str) -> str:
+    """Return the option that was given, or say which there are."""
+    try:
+        return options(given).value
+    except ValueError:
+        raise ConfigError(flag, f"{given!r} is none of {', '.join(options)}") from None
+
+
+def default_url(settings: Settings) -> str:
+    """Return the address of a server that runs with these settings on this machine."""
+    server = settings.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(server.host, server.host)
+    scheme = "ws" if server.tls_cert is None else "wss"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}{server.path}"
+
+
+def main() -> None:
+    """Run the command line; a ConfigError is one line on standard error and exit status 2."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"fastim: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
