@@ -1,0 +1,103 @@
+"""The native protocol's messages: bytes to packets, packets to bytes, and the values inside.
+
+A message is split into packets whose bodies stay encoded; what a body must be is in ``bodies``.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any, TypeAlias
+
+import msgspec
+
+from fastim._core.packets import Encoded, PacketCodec, Shape, encode_value
+from fastim._core.values import Encoding, check, is_string, needs_unescaping, transcode
+from fastim.errors import ErrorCode, LimitExceeded, RequestError
+from fastim.wire.events import MAX_EVENT_BYTES, NAMES
+
+__all__ = [
+    "MAX_BATCH_COUNT",
+    "Encoded",
+    "Encoding",
+    "Packet",
+    "Shape",
+    "check",
+    "decode_message",
+    "decode_value",
+    "encode_error",
+    "encode_packet",
+    "encode_value",
+    "error_body",
+    "is_string",
+    "plain_value",
+    "transcode",
+]
+
+MAX_BATCH_COUNT = 1000
+
+Packet: TypeAlias = tuple[str | int | None, bytes | RequestError, int | None]
+"""``(event, body, ref)``: the body encoded, or a RequestError that answers the packet, with what of event and ref
+is known. The event is an int only for a msgpack code without a name (an application's, or unknown)."""
+
+_codec = PacketCodec(NAMES, max_packets=MAX_BATCH_COUNT, max_event_bytes=MAX_EVENT_BYTES)
+
+decode_message = _codec.split
+"""``decode_message(payload: bytes, encoding: int) -> list[Packet]``; see ``PacketCodec.split``.
+
+Raises:
+    RequestError: ``bad_packet`` or ``too_large``; nothing of the message may be served then.
+"""
+
+encode_packet = _codec.encode
+"""``encode_packet(event, body, encoding, ref=None) -> bytes``; see ``PacketCodec.encode``."""
+
+_decode_json = msgspec.json.Decoder().decode
+_decode_msgpack = msgspec.msgpack.Decoder().decode
+
+
+def decode_value(body: bytes, encoding: int) -> Any:
+    """Decode a value to Python: bytes as ``bytes``, keys without the ``$`` that escapes them, maps as ``dict``.
+
+    Args:
+        body: Encoded; checked here.
+        encoding: Its Encoding.
+
+    Raises:
+        RequestError: ``bad_request``, naming what is wrong.
+    """
+    try:
+        escaped = needs_unescaping(body, encoding)
+        if encoding:
+            return _decode_msgpack(body)
+        value = _decode_json(body)
+        return plain_value(value) if escaped else value
+    except ValueError as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, str(error)) from None
+
+
+def plain_value(value: Any) -> Any:
+    """Resolve ``$bytes`` maps and ``$$`` keys in a value that a JSON decoder made of checked bytes."""
+    if isinstance(value, list):
+        return [plain_value(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
+        return binascii.a2b_base64(text)
+    return {(key[1:] if key[:1] == "$" else key): plain_value(item) for key, item in value.items()}
+
+
+def error_body(error: RequestError, event: str | int | None = None) -> dict[str, Any]:
+    """Make the body of an ``error`` packet; ``event`` is named for a packet without ref."""
+    body: dict[str, Any] = {"code": error.code.value, "message": error.message}
+    if isinstance(error, LimitExceeded):
+        body["retry_after_ms"] = error.retry_after_ms
+    if event is not None:
+        body["event"] = event
+    return body
+
+
+def encode_error(
+    error: RequestError, encoding: int, ref: int | None = None, event: str | int | None = None
+) -> bytes:
+    """Make the ``error`` packet that answers a packet: by ref where it had one, else naming its event."""
+    return encode_packet("error", error_body(error, event if ref is None else None), encoding, ref)
