@@ -313,8 +313,6 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def replay(
-        self, wanted: Iterable[tuple[int, int, int]], limit: int
-    ) -> list[list[MessageRecord]]:
+    async def replay(self, wanted: Iterable[tuple[int, int, int]], limit: int) -> list[list[MessageRecord]]:
         """Read for many conversations at once, for each (key, after, up_to) in turn: the messages with
         after < seq <= up_to, ascending, at most ``limit`` each; one query for some hundreds of them."""
