@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import final
+
+from typing_extensions import Buffer
 
 class EventKind(IntEnum):
     """What ``Hub.poll`` reports; the first item of each tuple ``(kind, subject, data)``.
@@ -26,6 +29,7 @@ class Encoding(IntEnum):
     JSON = 0  # text frames
     MSGPACK = 1  # binary frames
 
+@final
 class Hub:
     """All connections of a process, over an epoll driver (``listen``) and a fed driver (``open_fed``).
 
@@ -42,7 +46,7 @@ class Hub:
         close_timeout_ns: int = 5_000_000_000,
         read_budget_bytes: int = 65_536,
         message_budget: int = 100,
-        tick_budget_ns: int = 10_000_000,
+        tick_messages: int = 512,
         outbox_bytes: int = 1_048_576,
         max_fragments: int = 0,
         deflate_window_bits: int = 12,
@@ -52,6 +56,8 @@ class Hub:
         on_dirty: Callable[[], None] | None = None,
     ) -> None: ...
     # -- the loop's side
+    @property
+    def on_dirty(self) -> Callable[[], None] | None: ...
     def fileno(self) -> int: ...
     def listen(self, fd: int) -> None: ...
     def unlisten(self, fd: int) -> None: ...
@@ -72,11 +78,11 @@ class Hub:
         deflate: bool = False,
         deadline_ns: int = 0,
     ) -> bool: ...
-    def respond(self, handle: int, response: bytes, now_ns: int) -> None: ...
+    def respond(self, handle: int, response: bytes, now_ns: int) -> bool: ...
     def detach(self, handle: int) -> tuple[int, bytes]: ...
     # -- the fed driver
     def open_fed(self, peer: str, now_ns: int) -> int: ...
-    def feed(self, handle: int, data: bytes, now_ns: int) -> None: ...
+    def feed(self, handle: int, data: Buffer, now_ns: int) -> int: ...
     def feed_eof(self, handle: int, now_ns: int) -> None: ...
     def take(self, handle: int, max_bytes: int) -> bytes: ...
     def take_finished(self, handle: int) -> bool: ...
