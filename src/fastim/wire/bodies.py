@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from fastim._core.packets import Encoded, encode_value
+from fastim._core.encoder import Encoded, encode_value
 from fastim._core.values import Kind, check, check_name
 from fastim.errors import ErrorCode, RequestError
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from fastim._core.packets import Encoded, Shape
+from fastim._core.encoder import Encoded, Shape
 from fastim.wire.events import CODES
 
 __all__ = ["MessageFields", "message_body", "new_message_packet", "ok_message_packet"]

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from fastim._core.packets import Encoded, PacketCodec, Shape, encode_value
+from fastim._core.encoder import Encoded, Shape, encode_value
+from fastim._core.packets import PacketCodec
 from fastim._core.values import Encoding, check, is_string, needs_unescaping, transcode
 from fastim.errors import ErrorCode, LimitExceeded, RequestError
 from fastim.wire.events import MAX_EVENT_BYTES, NAMES

@@ -1,0 +1,1 @@
+"""The letters and words that encoded values are made of; a C interface only (tokens.pxd)."""
