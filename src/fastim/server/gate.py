@@ -1,0 +1,118 @@
+"""What stands before the HTTP application: the key, the bound on bodies and the access log."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+
+from fastim.server.problems import problem
+
+__all__ = ["Gate", "has_key", "is_local"]
+
+log = logging.getLogger("fastim.http")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MAX_BODY_BYTES: Final = 1_048_576
+_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+
+
+def has_key(scope: Scope, key: bytes) -> bool:
+    """Tell whether a request shows the key, as a bearer token or in X-API-Key; in constant time."""
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            given = value
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            given = value[7:].strip()
+        else:
+            continue
+        if hmac.compare_digest(given, key):
+            return True
+    return False
+
+
+def is_local(scope: Scope) -> bool:
+    """Tell whether a request comes from this machine, and not through a proxy on it."""
+    client = scope.get("client")
+    if not client or any(name in _FORWARDED for name, _ in scope["headers"]):
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+class Gate:
+    """An ASGI application around another.
+
+    Checks come before the body is read: without the key nobody makes us read one.
+
+    Args:
+        app: The application.
+        api_key: What requests under ``/v1`` must show.
+        max_body_bytes: Larger bodies are answered 413.
+    """
+
+    def __init__(self, app: Callable[..., Any], api_key: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._app = app
+        self._api_key = api_key
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 0
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        try:
+            if refusal is not None:
+                await refusal(scope, receive, send_noting)
+            else:
+                await self._app(scope, self._bounded(receive), send_noting)
+        except Exception:
+            # The application's handler has logged it and, if it still could, has answered.
+            if not status:
+                raise
+        client = scope.get("client") or ("", 0)
+        log.info("%s %s %s %d", client[0], scope["method"], scope["path"], status)
+
+    def _refusal(self, scope: Scope) -> Any:
+        path: str = scope["path"]
+        if (path == "/v1" or path.startswith("/v1/")) and not has_key(scope, self._api_key):
+            challenge = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            return problem(401, "the API key is missing or wrong", challenge, code="unauthorized")
+        for name, value in scope["headers"]:
+            if name == b"content-length" and (not value.isdigit() or int(value[:20]) > self._max_body_bytes):
+                return problem(413, self._too_large, {"Connection": "close"}, code="too_large")
+        return None
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body is larger than {self._max_body_bytes} bytes"
+
+    def _bounded(self, receive: Receive) -> Receive:
+        count = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self._max_body_bytes:
+                raise HTTPException(413, self._too_large, {"Connection": "close"})
+            return message
+
+        return receive_bounded

@@ -1,0 +1,194 @@
+"""The HTTP application, and under ``/v1`` what operators and other services do with conversations."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from fastim import __version__
+from fastim._core.hub import Encoding
+from fastim.errors import ErrorCode, RequestError
+from fastim.server import problems
+from fastim.server.gate import Gate
+from fastim.server.health import make_health_router
+from fastim.server.metrics import make_metrics_router
+from fastim.wire.native import decode_value, encode_value
+
+if TYPE_CHECKING:
+    from fastim.im.messaging import Messaging
+    from fastim.server.service import Service
+    from fastim.store.base import Store
+
+__all__ = ["make_http_app", "make_rest_router"]
+
+ConversationId = Annotated[str, Path(min_length=1, max_length=128)]
+UserId = Annotated[str, Field(min_length=1, max_length=128)]
+Seq = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class ConversationCreate(_Body):
+    """A new conversation."""
+
+    kind: Literal["direct", "group"] = "group"
+    members: list[UserId] = Field(default_factory=list, max_length=10_000)
+    title: str = Field("", max_length=1024)
+    creator: str = Field("", max_length=128, description="Becomes owner and member; empty: the system.")
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    conversation: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
+class MembersAdd(_Body):
+    """New members."""
+
+    members: list[UserId] = Field(min_length=1, max_length=10_000)
+
+
+class MessagePost(_Body):
+    """A message."""
+
+    content: Any
+    sender: str = Field("", max_length=128, description="A member; empty: the system.")
+    kind: Annotated[str, Field(min_length=1, max_length=64)] = "text"
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    reply_to: Annotated[int, Field(ge=1, le=2**53)] | None = None
+
+
+def _encode_content(message: MessagePost, max_bytes: int) -> bytes:
+    """Check content and encode it as it is stored.
+
+    Raises:
+        RequestError: It is none that a message may have.
+    """
+    if message.kind == "text" and not isinstance(message.content, str):
+        raise RequestError(ErrorCode.BAD_REQUEST, "content: a message of kind text has a string")
+    try:
+        given = json.dumps(message.content, allow_nan=False).encode()
+    except ValueError:
+        raise RequestError(ErrorCode.BAD_REQUEST, "content: a number is not finite") from None
+    content = encode_value(decode_value(given, Encoding.JSON), Encoding.JSON)
+    if len(content) > max_bytes:
+        raise RequestError(ErrorCode.TOO_LARGE, f"content: larger than {max_bytes} bytes")
+    return content
+
+
+def make_rest_router(messaging: Messaging, store: Store, max_message_bytes: int) -> APIRouter:
+    """Make the routes under ``/v1``; ``Gate`` has checked the key."""
+    router = APIRouter(prefix="/v1", tags=["conversations"])
+
+    @router.post("/conversations", status_code=201)
+    async def create_conversation(body: ConversationCreate) -> dict[str, Any]:
+        """Create a conversation, or return the one that a repeat means."""
+        return await messaging.create_conversation(
+            body.kind, body.creator, body.members, body.title, id=body.conversation, client_id=body.client_id
+        )
+
+    @router.get("/conversations/{conversation}")
+    async def get_conversation(conversation: ConversationId) -> dict[str, Any]:
+        """Return a conversation."""
+        record = await store.conversation(conversation)
+        if record is None:
+            raise _not_found(conversation)
+        return {
+            "conversation": record.id,
+            "kind": record.kind,
+            "title": record.title,
+            "owner": record.owner,
+            "members": record.member_count,
+            "last_seq": record.last_seq,
+            "time": record.last_time,
+        }
+
+    @router.post("/conversations/{conversation}/members")
+    async def add_members(conversation: ConversationId, body: MembersAdd) -> dict[str, Any]:
+        """Add members; those who are in it already stay as they are."""
+        await _must_exist(store, conversation)
+        return await messaging.update_conversation(conversation, add=body.members)
+
+    @router.delete("/conversations/{conversation}/members/{user}")
+    async def remove_member(
+        conversation: ConversationId, user: Annotated[str, Path(min_length=1, max_length=128)]
+    ) -> dict[str, Any]:
+        """Remove a member; one who is not in it is no error."""
+        await _must_exist(store, conversation)
+        return await messaging.update_conversation(conversation, remove=[user])
+
+    @router.post("/conversations/{conversation}/messages", status_code=201)
+    async def post_message(
+        conversation: ConversationId, body: MessagePost, response: Response
+    ) -> dict[str, Any]:
+        """Store and deliver a message, as a member or as the system; 200 for one that was stored before."""
+        await _must_exist(store, conversation)
+        answer = await messaging.post_message(
+            conversation,
+            _encode_content(body, max_message_bytes),
+            Encoding.JSON,
+            kind=body.kind,
+            sender=body.sender,
+            client_id=body.client_id,
+            reply_to=body.reply_to,
+        )
+        if answer.get("duplicate"):
+            response.status_code = 200
+        return answer
+
+    @router.get("/conversations/{conversation}/messages")
+    async def history(
+        conversation: ConversationId,
+        after: Annotated[Seq | None, Query()] = None,
+        before: Annotated[Seq | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    ) -> Response:
+        """Read messages: ascending after a seq, descending before one; neither: the newest."""
+        if after is not None and before is not None:
+            raise RequestError(ErrorCode.BAD_REQUEST, "before: not together with after")
+        await _must_exist(store, conversation)
+        body = await messaging.history(conversation, Encoding.JSON, after=after, before=before, limit=limit)
+        return Response(body, media_type="application/json")
+
+    return router
+
+
+def _not_found(conversation: str) -> RequestError:
+    return RequestError(ErrorCode.UNKNOWN_EVENT, f"there is no conversation {conversation!r}")
+
+
+async def _must_exist(store: Store, conversation: str) -> None:
+    if await store.conversation(conversation) is None:
+        raise _not_found(conversation)
+
+
+def make_http_app(
+    service: Service,
+    messaging: Messaging,
+    store: Store,
+    *,
+    api_key: bytes,
+    metrics_key: bytes | None,
+    max_message_bytes: int,
+) -> Gate:
+    """Make the ASGI application of everything that is no WebSocket.
+
+    Args:
+        service: For its state and figures.
+        messaging: Serves ``/v1``.
+        store: Looked at by ``/readyz`` and ``/metrics``.
+        api_key: For ``/v1``.
+        metrics_key: For ``/metrics`` from other addresses than loopback; None: there are no metrics.
+        max_message_bytes: Bound of a message's content.
+    """
+    app = FastAPI(
+        title="fastim", version=__version__, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None
+    )
+    problems.add_handlers(app)
+    app.include_router(make_health_router(service, store))
+    if metrics_key is not None:
+        app.include_router(make_metrics_router(service, store, metrics_key))
+    app.include_router(make_rest_router(messaging, store, max_message_bytes))
+    return Gate(app, api_key)

@@ -1,0 +1,124 @@
+"""TLS: asyncio's transport does the cryptography, the hub's fed driver the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fastim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastim.server.service import Service
+
+__all__ = ["FedBridge", "make_context"]
+
+TAKE_BYTES: Final = 65_536
+MAX_WAITING_BYTES: Final = 262_144  # fed and not parsed: beyond it the transport is not read
+
+
+def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Make the server's TLS context: TLS 1.2 and later, HTTP/1.1.
+
+    Raises:
+        ConfigError: A file cannot be read or the two do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("server.tls_cert", certificate), ("server.tls_key", key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigError(name, f"cannot read {path}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(certificate, key)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            "server.tls_cert", f"{certificate} and {key} are no certificate and its key: {error}"
+        ) from None
+    return context
+
+
+class FedBridge(asyncio.Protocol):
+    """Carries bytes between an asyncio transport and a row of the hub that has no socket."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._hub = service.hub
+        self._transport: asyncio.Transport | None = None
+        self._handle = 0
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._handle = self._hub.open_fed(peer[0] if isinstance(peer, tuple) else "", time.monotonic_ns())
+        if not self._handle:
+            transport.abort()
+            return
+        self._service.bridges[self._handle] = self
+        self._service.poll_soon()
+
+    def data_received(self, data: bytes) -> None:
+        waiting_bytes = self._hub.feed(self._handle, data, time.monotonic_ns())
+        if waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+            self._service.held.add(self)
+        self._service.poll_soon()
+
+    def read_again(self) -> bool:
+        """Read on if the hub has worked off enough of what was fed; False if not yet."""
+        if self._transport is not None and self._hub.alive(self._handle):
+            if self._hub.feed(self._handle, b"", time.monotonic_ns()) > MAX_WAITING_BYTES:
+                return False
+            self._transport.resume_reading()
+        return True
+
+    def eof_received(self) -> None:
+        """Tell the hub; the transport closes itself after what it still has to write."""
+        self._hub.feed_eof(self._handle, time.monotonic_ns())
+        self._service.poll_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._hub.abort(self._handle)
+        self._transport = None
+        self._service.poll_soon()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Write what the hub has for this connection, as long as the transport takes it."""
+        transport, hub, handle = self._transport, self._hub, self._handle
+        if transport is None:
+            return
+        while not self._paused:
+            data = hub.take(handle, TAKE_BYTES)
+            if not data:
+                break
+            transport.write(data)
+        if hub.take_finished(handle) or not hub.alive(handle):
+            self._forget()
+            transport.close()
+
+    def hand_over(self, data: bytes) -> None:
+        """Give the transport to HTTP; the hub has let the row go."""
+        transport, self._transport = self._transport, None
+        self._forget()
+        if transport is None or self._service.http is None:
+            return
+        protocol = self._service.http.protocol(data)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+    def _forget(self) -> None:
+        self._service.bridges.pop(self._handle, None)
