@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from fastim._core.hub import Hub
-from fastim.im.session import Session
-from fastim.store.base import Store, Write
+from fastim.errors import CloseCode, ErrorCode, RequestError
+from fastim.im.conversation import Conversation
+from fastim.im.delivery import DEFERRED, Delivery
+from fastim.im.domain import Domain, forbidden
+from fastim.im.history import HistoryReader
+from fastim.im.inbox import Inbox
+from fastim.im.loading import UserLoader
+from fastim.im.members import Conversations
+from fastim.im.options import ImOptions
+from fastim.im.presence import Presence
+from fastim.im.receipts import Receipts
+from fastim.im.resume import NS_PER_S, EndedSession, Sessions, Start, live_session
+from fastim.im.session import Session, SessionState, Status
+from fastim.im.typing import Typing
+from fastim.im.user import User
+from fastim.store.base import Append, MembershipRecord, Store, Write
+from fastim.wire import bodies
+from fastim.wire.native import Encoded, encode_value
 
-__all__ = ["DEFERRED", "Builtin", "ImOptions", "Messaging"]
+__all__ = ["DEFERRED", "FEATURES", "Builtin", "ImOptions", "Messaging"]
 
-DEFERRED: Final = object()
-"""A handler returns this where the answer comes later, through ``Session.answer`` or ``Session.fail``."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImOptions:
-    """Plain options of the domain; the service fills them from its settings.
-
-    Attributes:
-        dev_login: Anyone may choose the id of a conversation that is created.
-        presence_shared_only: Presence is given only of users one shares a conversation with.
-        history_from_joining: New members see messages from their joining on only.
-        allow_leave: Members may remove themselves.
-        max_members: Members of a conversation; 0: no bound.
-        offline_grace_ms: How long the last device is gone before its user is offline.
-        typing_timeout_ms: When a typing state ends by itself.
-        window_ms: Receipts and states of a window go out together.
-        session_life_s: How long a session can be resumed after its connection ended.
-        max_sessions: Ended sessions remembered for a resume; the oldest go first.
-        ring_bytes: Latest encoded messages kept for a conversation.
-        ring_total_bytes: The same over all conversations; the longest unused go first.
-        replay_messages: Messages replayed for a conversation before a ``gap``.
-        replay_chunk_bytes: Replay queues about this much and waits until the connection has drained.
-        ack_timeout_ms, ack_retries: When, and how often, an unacknowledged message is sent again.
-        pause_writes: With more writes waiting in the store, sessions that send are not read.
-        max_writes: With more writes waiting, messages are answered ``unavailable``.
-        limit_message: Called for each message; milliseconds until it is welcome, 0: now. None: no limit.
-    """
-
-    dev_login: bool = False
-    presence_shared_only: bool = True
-    history_from_joining: bool = False
-    allow_leave: bool = True
-    max_members: int = 10_000
-    offline_grace_ms: int = 10_000
-    typing_timeout_ms: int = 6_000
-    window_ms: int = 100
-    session_life_s: int = 3_600
-    max_sessions: int = 200_000
-    ring_bytes: int = 262_144
-    ring_total_bytes: int = 67_108_864
-    replay_messages: int = 500
-    replay_chunk_bytes: int = 131_072
-    ack_timeout_ms: int = 2_000
-    ack_retries: int = 3
-    pause_writes: int = 16_384
-    max_writes: int = 65_536
-    limit_message: Callable[[Session], int] | None = None
+PROTOCOL: Final = 1
+FEATURES: Final = ("acks", "batch", "presence", "receipts", "resume", "typing")
 
 
 class Builtin(NamedTuple):
@@ -98,30 +68,68 @@ class Messaging:
         clock_ns: Callable[[], int],
         time_ms: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
-    ) -> None: ...
+    ) -> None:
+        domain = Domain(hub, store, options, clock_ns=clock_ns, time_ms=time_ms, spawn=spawn)
+        self._domain = domain
+        self._loader = UserLoader(domain)
+        self._receipts = Receipts(domain)
+        self._typing = Typing(domain)
+        self._presence = Presence(domain)
+        self._delivery = Delivery(domain, self._receipts)
+        self._history = HistoryReader(domain)
+        self._inbox = Inbox(domain)
+        self._conversations = Conversations(domain, self._on_removed)
+        self._ended = Sessions(options.session_life_s * NS_PER_S, options.max_sessions)
+        self.on_commit: Callable[[Sequence[Write]], None] = self._delivery.on_commit
+        """Answers and delivers a committed batch; given to ``store.open``."""
+        self.builtins = {
+            "message": Builtin(bodies.Message, self._delivery.message),
+            "binary": Builtin(bodies.Binary, self._delivery.binary),
+            "ack": Builtin(bodies.Ack, self._ack),
+            "read_receipt": Builtin(bodies.ReadReceipt, self._read_receipt),
+            "typing": Builtin(bodies.Typing, self._set_typing),
+            "presence": Builtin(bodies.Presence, self._set_presence),
+            "presence_subscribe": Builtin(bodies.PresenceSubscribe, self._subscribe),
+            "history": Builtin(bodies.History, self._history.history),
+            "conversations": Builtin(bodies.Conversations, self._inbox.conversations),
+            "conversation_create": Builtin(bodies.ConversationCreate, self._conversations.create),
+            "conversation_update": Builtin(bodies.ConversationUpdate, self._conversations.update),
+            "members": Builtin(bodies.Members, self._conversations.members),
+            "ping": Builtin(bodies.Ping, self._ping),
+        }
 
     # -- life
 
     async def start(self) -> None:
         """Begin; the store is open."""
 
+    def drain(self) -> None:
+        """The server is about to end: from now on nobody is told that anyone left."""
+        self._presence.muted = True
+
     async def stop(self) -> None:
         """Submit what windows hold, wait until the store has reported everything; tells nobody that anyone left."""
+        self.drain()
+        self._receipts.flush()
+        await self._domain.store.flush()
 
     def tick(self, now_ns: int) -> None:
-        """Do what is due: windows, grace times, typing timeouts, retries. Every 20–100 ms."""
-
-    def on_commit(self, writes: Sequence[Write]) -> None:
-        """Answer and deliver a committed batch; given to ``store.open``."""
+        """Do what is due: windows, grace times, typing timeouts, retries, replays. Every 20–100 ms."""
+        self._receipts.tick(now_ns)
+        self._typing.tick(now_ns)
+        self._presence.tick(now_ns)
+        self._delivery.retries.tick(now_ns)
+        self._delivery.replayer.tick(now_ns)
+        self._delivery.tick()
 
     # -- connections
 
-    async def attach(self, session: Session, hello: Any, claims: Any) -> dict[str, Any]:
+    async def attach(self, session: Session, hello: bodies.Hello, claims: Any) -> dict[str, Any]:
         """Make a connection the session of a user.
 
         Args:
             session: New, with hub, handle and encoding.
-            hello: ``bodies.Hello``: ``device``, ``batch``, ``acks``, ``resume``.
+            hello: Its ``device``, ``acks`` and ``resume``; ``batch`` and ``token`` are the caller's.
             claims: ``Claims`` of the verified token.
 
         Returns:
@@ -130,33 +138,196 @@ class Messaging:
 
         Raises:
             StoreError: the user could not be loaded; the session is as before.
-            RequestError: the connection ended meanwhile.
+            RequestError: the connection ended meanwhile, or has a user already.
         """
-        raise NotImplementedError
+        device = claims.device or hello.device or f"d-{Sessions.new_number():016x}"
+        user = self._domain.users.get(claims.user)
+        if user is not None and hello.resume is None:
+            return self._enter(session, hello, claims, device, user.key, ())
+        enter = partial(self._enter, session, hello, claims, device)
+        answer: dict[str, Any] = await self._loader.load(claims.user, device, enter)
+        return answer
+
+    def _enter(
+        self,
+        session: Session,
+        hello: bodies.Hello,
+        claims: Any,
+        device: str,
+        key: int,
+        records: Sequence[MembershipRecord],
+    ) -> dict[str, Any]:
+        """Fill the session and make it one of its user's; nothing else happens in between."""
+        if session.state != SessionState.NEW:
+            raise RequestError(ErrorCode.BAD_REQUEST, "hello: the connection has one already, or is gone")
+        user = self._domain.load_user(claims.user, key, records)
+        session.user = user
+        session.device = device
+        session.device_class = claims.device_class or ""
+        session.tier = claims.tier
+        session.scope = claims.scope or ()
+        session.exp = claims.exp
+        session.acks = hello.acks
+        session.state = int(SessionState.ATTACHED)
+        resumed = self._resume(session, user, hello.resume) if hello.resume is not None else False
+        if hello.resume is not None:
+            delivered = {record.conversation.key: record.device_delivered for record in records}
+            session.start = Start(hello.resume.seen, delivered)
+        if not session.number:
+            session.number = Sessions.new_number()
+        if session not in user.sessions:
+            user.sessions = (*user.sessions, session)
+            self._presence.arrive(user, session)
+        return {
+            "protocol": PROTOCOL,
+            "features": list(FEATURES),
+            "session": Sessions.to_id(session.number),
+            "user": user.id,
+            "device": device,
+            "tier": session.tier,
+            "time": self._domain.time_ms(),
+            "resumed": resumed,
+        }
+
+    def _resume(self, session: Session, user: User, resume: bodies.Resume) -> bool:
+        """Take over an ended or live session of the same user and device; False if there is none."""
+        number = Sessions.from_id(resume.session)
+        live = live_session(user, number, session.device)
+        ended: Session | EndedSession | None = live
+        if live is None:
+            ended = self._ended.take(number, user.id, session.device, self._domain.clock_ns())
+        if ended is None:
+            return False
+        session.number = number
+        session.status = ended.status
+        session.metadata = ended.metadata
+        if live is not None:
+            user.sessions = (*(other for other in user.sessions if other is not live), session)
+            self._presence.replace(live)
+            self._part(live, user)
+            self._domain.hub.close(
+                live.handle, CloseCode.REPLACED, "resumed elsewhere", self._domain.clock_ns()
+            )
+        return True
 
     def begin(self, session: Session) -> None:
         """Start replay and live delivery; called once, after the ``ok`` of the hello was queued."""
+        if session.state != SessionState.ATTACHED:
+            return
+        session.state = int(SessionState.LIVE)
+        start, session.start = session.start, None
+        self._delivery.replayer.begin(session, start)
 
     def on_drained(self, session: Session) -> None:
         """Go on with a replay; called for each DRAINED event of a session that was attached."""
+        self._delivery.replayer.on_drained(session)
 
     def detach(self, session: Session) -> None:
         """The connection is gone; idempotent, and harmless for one that was never attached."""
+        user = session.user
+        if session.state == SessionState.GONE or user is None:
+            session.state = int(SessionState.GONE)
+            return
+        user.sessions = tuple([other for other in user.sessions if other is not session])
+        if session.number:
+            self._ended.end(session, self._domain.clock_ns())
+        self._part(session, user)
+        self._presence.depart(user, session)
+
+    def _part(self, session: Session, user: User) -> None:
+        """Take a session out of everything but presence."""
+        session.state = int(SessionState.GONE)
+        session.start = None
+        self._typing.leave(session)
+        self._delivery.replayer.leave(session)
+        self._delivery.retries.leave(session)
+        hub, handle = self._domain.hub, session.handle
+        still_open = hub.alive(handle)
+        if not still_open and not session.acks:
+            return
+        for membership in user.memberships():
+            conversation = membership.conversation
+            if still_open:
+                hub.unsubscribe(conversation.topic, handle)
+            if session.acks and conversation.rare is not None:
+                conversation.rare.ack_sessions.discard(session)
 
     def sessions(self) -> Iterator[Session]:
         """All attached sessions."""
-        raise NotImplementedError
+        for user in list(self._domain.users.values()):
+            yield from user.sessions
 
     def sessions_of(self, user_id: str) -> tuple[Session, ...]:
         """The live sessions of a user."""
-        raise NotImplementedError
+        user = self._domain.users.get(user_id)
+        return user.sessions if user is not None else ()
 
     def end_session(self, session: Session) -> None:
         """Forget a session so that it cannot be resumed (logout, ban)."""
+        self._ended.forget(session.number)
+        session.number = 0
 
     def stats(self) -> dict[str, int]:
-        """Counters for the metrics: users, sessions, conversations, ring_bytes, replays, …"""
-        raise NotImplementedError
+        """Counters for the metrics: users, conversations, ring_bytes, replays, …"""
+        domain = self._domain
+        return {
+            "users": len(domain.users),
+            "conversations": len(domain.conversations),
+            "sessions_ended": len(self._ended),
+            "ring_bytes": domain.rings.bytes,
+            "rings": len(domain.rings),
+            "typing_conversations": len(self._typing),
+            "sessions_awaiting_acks": len(self._delivery.retries),
+            "sessions_held_back": self._delivery.paused_count,
+            "deliveries": self._delivery.delivered_count,
+            **self._presence.stats(),
+            **self._delivery.replayer.stats(),
+        }
+
+    # -- events
+
+    def _ack(self, session: Session, body: bodies.Ack, ref: int | None) -> dict[str, Any]:
+        membership = self._domain.member_of(session, body.conversation)
+        conversation = membership.conversation
+        seq = min(body.seq, conversation.last_seq)
+        if session.acks:
+            self._delivery.retries.acknowledge(session, conversation, seq)
+        self._receipts.acknowledge(session, membership, seq)
+        return {}
+
+    def _read_receipt(self, session: Session, body: bodies.ReadReceipt, ref: int | None) -> object:
+        membership = self._domain.member_of(session, body.conversation)
+        return DEFERRED if self._receipts.read(session, membership, body.seq, ref) else {}
+
+    def _set_typing(self, session: Session, body: bodies.Typing, ref: int | None) -> dict[str, Any]:
+        membership = self._domain.member_of(session, body.conversation)
+        self._typing.set(session, membership.conversation, body.typing)
+        return {}
+
+    def _set_presence(self, session: Session, body: bodies.Presence, ref: int | None) -> dict[str, Any]:
+        metadata = Encoded(body.metadata, session.encoding) if body.metadata is not None else None
+        self._presence.set(session, Status[body.status.upper()], metadata)
+        return {}
+
+    def _subscribe(self, session: Session, body: bodies.PresenceSubscribe, ref: int | None) -> object:
+        if body.users is not None:
+            if body.unsubscribe:
+                return self._presence.unsubscribe_users(session, body.users)
+            return self._presence.subscribe_users(session, body.users)
+        conversation = self._domain.member_of(session, body.conversation or "").conversation
+        if body.unsubscribe:
+            return self._presence.unsubscribe_conversation(session, conversation)
+        return self._presence.subscribe_conversation(session, conversation)
+
+    def _ping(self, session: Session, body: bodies.Ping, ref: int | None) -> dict[str, Any]:
+        return {"time": self._domain.time_ms()}
+
+    def _on_removed(self, user: User, conversation: Conversation) -> None:
+        self._typing.remove_member(user.id, conversation)
+        self._presence.remove_member(user, conversation)
+        for session in user.sessions:
+            self._delivery.replayer.remove(session, conversation)
+            self._delivery.retries.remove(session, conversation)
 
     # -- for REST and applications, with explicit users
 
@@ -170,11 +341,21 @@ class Messaging:
         id: str | None = None,
         client_id: str | None = None,
     ) -> dict[str, Any]:
-        """Create a conversation, or return the one that a repeat means; creator "" is the system."""
-        raise NotImplementedError
+        """Create a conversation, or return the one that a repeat means; creator "" is the system.
+
+        Raises:
+            RequestError: ``bad_request``; ``forbidden`` where the id exists and the creator is not in it.
+            StoreError: not known to be done.
+        """
+        return await self._conversations.create_as(creator, kind, members, title, id=id, client_id=client_id)
 
     async def update_conversation(
-        self, conversation: str, *, title: str | None = None, add: Iterable[str] = (), remove: Iterable[str] = ()
+        self,
+        conversation: str,
+        *,
+        title: str | None = None,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
     ) -> dict[str, Any]:
         """Change title and members as an operator.
 
@@ -182,7 +363,7 @@ class Messaging:
             RequestError: ``forbidden`` where there is none of this id, ``bad_request``.
             StoreError: not known to be done.
         """
-        raise NotImplementedError
+        return await self._conversations.update_as_operator(conversation, title, add, remove)
 
     async def post_message(
         self,
@@ -200,8 +381,47 @@ class Messaging:
 
         Args:
             content: Encoded content, already checked, in ``encoding``.
+
+        Raises:
+            RequestError: ``forbidden`` where the sender is no member or there is none of this id; ``conflict``;
+                ``unavailable``.
+            StoreError: the conversation could not be looked up.
         """
-        raise NotImplementedError
+        domain = self._domain
+        record = await domain.store.conversation(conversation)
+        if record is None:
+            raise forbidden()
+        sender_key = 0
+        if sender:
+            if not await self._conversations.is_member(sender, record):
+                raise forbidden()
+            found = await domain.store.load_users([(sender, device)])
+            sender_key = found[sender, device][0]
+        append = Append(
+            record.key,
+            sender_key,
+            sender,
+            device,
+            kind,
+            content,
+            encoding,
+            domain.time_ms(),
+            client_id,
+            reply_to,
+        )
+        await self._delivery.post(append)
+        user = domain.users.get(sender)
+        membership = user.membership(conversation) if user is not None else None
+        if membership is not None and membership.read < append.seq:
+            membership.read = append.seq
+        return {
+            "id": append.id,
+            "conversation": conversation,
+            "seq": append.seq,
+            "time": append.time,
+            "client_id": append.client_id,
+            "duplicate": append.duplicate,
+        }
 
     async def history(
         self,
@@ -213,4 +433,4 @@ class Messaging:
         limit: int = 100,
     ) -> bytes:
         """Read messages as an operator; returns the encoded ``ok`` body."""
-        raise NotImplementedError
+        return encode_value(await self._history.of(conversation, encoding, after, before, limit), encoding)

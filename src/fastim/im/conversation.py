@@ -1,0 +1,192 @@
+"""A loaded conversation: who is loaded of it, where it stands, and its latest messages."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from fastim.store.base import Append, ConversationRecord, MessageRecord
+
+if TYPE_CHECKING:
+    from fastim.im.session import Session
+
+__all__ = ["Conversation", "More", "Ring", "RingEntry", "Rings", "sender_of"]
+
+# What an entry costs beside its encoded packets and its content (measured with sys.getsizeof, rounded up).
+ENTRY_BYTES = 480
+
+RingEntry = tuple[Append | MessageRecord, bytes | None, bytes | None]
+"""A message and its ``new_message`` packet in JSON and in msgpack, each None until somebody needed it."""
+
+
+class More:
+    """What few conversations need; made at the first use."""
+
+    __slots__ = ("ack_sessions", "version", "watchers")
+
+    def __init__(self) -> None:
+        self.ack_sessions: set[Session] = set()  # live ones that acknowledge
+        self.watchers: set[Session] = set()  # subscribed to the presence of all members
+        self.version = 0  # counts the changes of members, for readers of the roster
+
+
+class Conversation:
+    """A conversation with at least one loaded member.
+
+    Attributes:
+        last_seq: The last reported message's; sessions that are subscribed have got everything up to it.
+        topic: The hub's, of all live sessions of the members.
+        loaded_members: How many loaded users are members.
+    """
+
+    __slots__ = (
+        "_more",
+        "id",
+        "key",
+        "kind",
+        "last_seq",
+        "last_time",
+        "loaded_members",
+        "member_count",
+        "owner",
+        "peers",
+        "ring",
+        "title",
+        "topic",
+    )
+
+    def __init__(self, record: ConversationRecord, topic: int) -> None:
+        self.key = record.key
+        self.id = record.id
+        self.kind = record.kind
+        self.title = record.title
+        self.owner = record.owner
+        self.member_count = record.member_count
+        self.last_seq = record.last_seq
+        self.last_time = record.last_time
+        self.peers = record.peers
+        self.topic = topic
+        self.loaded_members = 0
+        self.ring: Ring | None = None
+        self._more: More | None = None
+
+    @property
+    def rare(self) -> More | None:
+        """What few conversations need, None where it was never needed."""
+        return self._more
+
+    def more(self) -> More:
+        """The same, made if need be."""
+        if self._more is None:
+            self._more = More()
+        return self._more
+
+    def update(self, record: ConversationRecord) -> None:
+        """Take over what a change may have touched; sequence numbers move with commits alone."""
+        self.title = record.title
+        self.owner = record.owner
+        self.member_count = record.member_count
+        if self._more is not None:
+            self._more.version += 1
+
+
+class Ring:
+    """The latest messages of a conversation, without holes, oldest first.
+
+    Attributes:
+        first: The oldest one's seq; one past the last where it is empty.
+        bytes: What they are counted for.
+    """
+
+    __slots__ = ("bytes", "entries", "first")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.entries: deque[RingEntry] = deque()
+        self.bytes = 0
+
+    @property
+    def end(self) -> int:
+        """One past the last seq."""
+        return self.first + len(self.entries)
+
+    def between(self, after: int, up_to: int) -> list[RingEntry]:
+        """The entries with after < seq <= up_to, as far as they are here."""
+        start = max(0, after + 1 - self.first)
+        return list(islice(self.entries, start, max(start, up_to + 1 - self.first)))
+
+
+def sender_of(message: Append | MessageRecord) -> str:
+    """The sender's user id; empty for the system."""
+    return message.sender_id if isinstance(message, Append) else message.sender
+
+
+def cost(entry: RingEntry) -> int:
+    message, json, msgpack = entry
+    return ENTRY_BYTES + len(message.content) + len(json or b"") + len(msgpack or b"")
+
+
+class Rings:
+    """The rings of all conversations, bounded each and in all; the longest unused one goes first.
+
+    Args:
+        ring_bytes: Bound of one; 0: none is kept.
+        total_bytes: Bound of all.
+    """
+
+    __slots__ = ("_conversations", "bytes", "ring_bytes", "total_bytes")
+
+    def __init__(self, ring_bytes: int, total_bytes: int) -> None:
+        self.ring_bytes = ring_bytes
+        self.total_bytes = total_bytes
+        self.bytes = 0
+        self._conversations: OrderedDict[Conversation, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._conversations)
+
+    def append(self, conversation: Conversation, entry: RingEntry, seq: int) -> None:
+        """Add the newest message; a ring that does not end just before it starts anew."""
+        ring = conversation.ring
+        if ring is None or ring.end != seq:
+            if not self.ring_bytes:
+                return
+            self.drop(conversation)
+            ring = conversation.ring = Ring(seq)
+            self._conversations[conversation] = None
+        else:
+            self._conversations.move_to_end(conversation)
+        size = cost(entry)
+        ring.entries.append(entry)
+        ring.bytes += size
+        self.bytes += size
+        if ring.bytes > self.ring_bytes:
+            self._shorten(ring)
+        while self.bytes > self.total_bytes and self._conversations:
+            self.drop(next(iter(self._conversations)))
+
+    def _shorten(self, ring: Ring) -> None:
+        while ring.bytes > self.ring_bytes and len(ring.entries) > 1:
+            size = cost(ring.entries.popleft())
+            ring.first += 1
+            ring.bytes -= size
+            self.bytes -= size
+
+    def replace(self, conversation: Conversation, seq: int, entry: RingEntry) -> None:
+        """Keep an encoding that was made for an entry, if the entry is still here."""
+        ring = conversation.ring
+        if ring is None or not ring.first <= seq < ring.end:
+            return
+        index = seq - ring.first
+        size = cost(entry) - cost(ring.entries[index])
+        ring.entries[index] = entry
+        ring.bytes += size
+        self.bytes += size
+
+    def drop(self, conversation: Conversation) -> None:
+        """Forget a conversation's ring."""
+        ring, conversation.ring = conversation.ring, None
+        if ring is not None:
+            self.bytes -= ring.bytes
+            self._conversations.pop(conversation, None)

@@ -1,0 +1,276 @@
+"""Conversations come into being and change: who may, who is told, and whose sessions come and go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from fastim.errors import ErrorCode, RequestError
+from fastim.im.conversation import Conversation
+from fastim.im.delivery import bad_request
+from fastim.im.domain import Domain, forbidden
+from fastim.im.inbox import conversation_body, public_body
+from fastim.im.session import Session
+from fastim.im.user import User
+from fastim.store.base import ConversationRecord, MemberRecord, MembershipRecord
+from fastim.wire.bodies import ConversationCreate, ConversationUpdate, Members
+
+__all__ = ["NAME_SCOPE", "Conversations"]
+
+NAME_SCOPE: Final = "name_conversations"
+DEFAULT_LIMIT: Final = 100
+DIRECT_MEMBERS: Final = 2
+
+RemovedHook = Callable[[User, Conversation], None]
+
+
+class Conversations:
+    """Creates and changes conversations, for members and for operators.
+
+    Args:
+        domain: The shared state.
+        on_removed: Called for each loaded user who is no member any more, before the membership goes.
+    """
+
+    __slots__ = ("_domain", "_joining", "_on_removed")
+
+    def __init__(self, domain: Domain, on_removed: RemovedHook) -> None:
+        self._domain = domain
+        self._on_removed = on_removed
+        self._joining: dict[int, int] = {}  # conversation key → members being added right now
+
+    # -- from clients
+
+    async def create(self, session: Session, body: ConversationCreate, ref: int | None) -> dict[str, Any]:
+        """Serve ``conversation_create``."""
+        if body.conversation is not None and not self._may_name(session):
+            raise RequestError(ErrorCode.FORBIDDEN, f"conversation: needs the scope {NAME_SCOPE}")
+        return await self.create_as(
+            session.user_id,
+            body.kind,
+            body.members,
+            body.title or "",
+            id=body.conversation,
+            client_id=body.client_id,
+            origin=session,
+        )
+
+    def _may_name(self, session: Session) -> bool:
+        return self._domain.options.dev_login or NAME_SCOPE in session.scope
+
+    async def update(self, session: Session, body: ConversationUpdate, ref: int | None) -> dict[str, Any]:
+        """Serve ``conversation_update``: the owner's, or leaving."""
+        membership = self._domain.member_of(session, body.conversation)
+        conversation = membership.conversation
+        leaving = body.title is None and not body.add and body.remove == [session.user_id]
+        if conversation.peers is not None:
+            raise bad_request("conversation", "a direct one has its two members and no title")
+        if not membership.owner and not (leaving and self._domain.options.allow_leave):
+            raise RequestError(ErrorCode.FORBIDDEN, "conversation: only its owner may change it")
+        record = await self._change(
+            conversation.key, conversation.member_count, body.title, body.add, body.remove, session
+        )
+        return self._as_seen_by(record, session.user_id)
+
+    async def members(self, session: Session, body: Members, ref: int | None) -> dict[str, Any]:
+        """Serve ``members``."""
+        membership = self._domain.member_of(session, body.conversation)
+        limit = body.limit or DEFAULT_LIMIT
+        key = membership.conversation.key
+        records = await self._domain.store.member_records(key, limit + 1, body.after or "")
+        self._domain.member_of(session, body.conversation)
+        members = [self._member_body(record) for record in records[:limit]]
+        return {"members": members, "more": len(records) > limit}
+
+    @staticmethod
+    def _member_body(record: MemberRecord) -> dict[str, Any]:
+        return {
+            "user": record.user,
+            "role": record.role,
+            "delivered": record.delivered,
+            "read": record.read,
+            "joined": record.joined,
+        }
+
+    # -- creating
+
+    async def create_as(
+        self,
+        creator: str,
+        kind: str,
+        members: Iterable[str],
+        title: str = "",
+        *,
+        id: str | None = None,
+        client_id: str | None = None,
+        origin: Session | None = None,
+    ) -> dict[str, Any]:
+        """Create a conversation, or return the one that a repeat means.
+
+        Raises:
+            RequestError: ``bad_request``; ``forbidden`` for one that exists and the creator is not in.
+        """
+        domain = self._domain
+        everyone = list(dict.fromkeys((creator, *members) if creator else members))
+        self._check_members(kind, everyone, title)
+        with self._in_flight():
+            record, is_new = await domain.store.create_conversation(
+                kind, creator, everyone, title, domain.time_ms(), id, client_id
+            )
+            if is_new:
+                self._enter(record, everyone, origin)
+            elif creator and not await self.is_member(creator, record):
+                raise forbidden()
+        return self._as_seen_by(record, creator)
+
+    def _check_members(self, kind: str, everyone: list[str], title: str) -> None:
+        limit = self._domain.options.max_members
+        if kind == "direct":
+            if len(everyone) != DIRECT_MEMBERS:
+                raise bad_request("members", "a direct conversation has two different members")
+            if title:
+                raise bad_request("title", "a direct conversation has none")
+        elif kind != "group":
+            raise bad_request("kind", "expected direct or group")
+        if limit and len(everyone) > limit:
+            raise bad_request("members", f"expected at most {limit} members")
+
+    def _enter(self, record: ConversationRecord, everyone: list[str], origin: Session | None) -> None:
+        """Make the loaded users members of a new conversation, and tell them."""
+        self._stale(everyone)
+        for user_id in everyone:
+            user = self._domain.users.get(user_id)
+            if user is not None:
+                role = "owner" if user_id == record.owner else "member"
+                member = MemberRecord(user_id, user.key, role, 0, 0, record.last_time, 0)
+                self._domain.add_membership(user, MembershipRecord(record, member, 0))
+                self._tell(user, "added", conversation_body(record, user_id, 0), origin)
+
+    async def is_member(self, user_id: str, record: ConversationRecord) -> bool:
+        """Whether a user, loaded or not, is a member."""
+        user = self._domain.users.get(user_id)
+        if user is not None and user.membership(record.id) is not None:
+            return True
+        if record.peers is not None:
+            return user_id in record.peers
+        found = await self._domain.store.load_users([(user_id, "")])
+        _, memberships = found[user_id, ""]
+        return any(membership.conversation.key == record.key for membership in memberships)
+
+    # -- changing
+
+    async def update_as_operator(
+        self, conversation_id: str, title: str | None, add: Iterable[str], remove: Iterable[str]
+    ) -> dict[str, Any]:
+        """Change a conversation whoever owns it."""
+        record = await self._domain.store.conversation(conversation_id)
+        if record is None:
+            raise forbidden()
+        if record.peers is not None:
+            raise bad_request("conversation", "a direct one has its two members and no title")
+        record = await self._change(record.key, record.member_count, title, list(add), list(remove), None)
+        return public_body(record)
+
+    async def _change(
+        self,
+        key: int,
+        member_count: int,
+        title: str | None,
+        add: list[str],
+        remove: list[str],
+        origin: Session | None,
+    ) -> ConversationRecord:
+        domain = self._domain
+        remove_set = set(remove)
+        add = [user_id for user_id in dict.fromkeys(add) if user_id not in remove_set]
+        limit = domain.options.max_members
+        joining = self._joining.get(key, 0) + len(add)
+        if add and limit and member_count + joining > limit:
+            raise bad_request("add", f"expected at most {limit} members in all")
+        self._joining[key] = joining
+        try:
+            with self._in_flight():
+                record, added, removed = await domain.store.update_conversation(
+                    key, domain.time_ms(), title, add, list(remove_set)
+                )
+                self._apply(record, added, removed, origin, changed=title is not None)
+        finally:
+            left = self._joining.get(key, 0) - len(add)
+            if left > 0:
+                self._joining[key] = left
+            else:
+                self._joining.pop(key, None)
+        return record
+
+    def _apply(
+        self,
+        record: ConversationRecord,
+        added: list[MemberRecord],
+        removed: list[str],
+        origin: Session | None,
+        *,
+        changed: bool,
+    ) -> None:
+        """Take a committed change over: the removed leave at once, the others are told, the added come in."""
+        domain = self._domain
+        self._stale([*removed, *(member.user for member in added)])
+        for user_id in removed:
+            self._remove(record, user_id, origin)
+        conversation = domain.conversations.get(record.key)
+        if conversation is not None:
+            conversation.update(record)
+            if changed or added or removed:
+                body = {"change": "changed", "conversation": public_body(record)}
+                exclude = origin.handle if origin is not None else 0
+                domain.publish(conversation, "conversation", body, exclude=exclude)
+        for member in added:
+            user = domain.users.get(member.user)
+            if user is not None:
+                domain.add_membership(user, MembershipRecord(record, member, member.joined_seq))
+                self._tell(user, "added", conversation_body(record, member.user, member.read), origin)
+
+    def _remove(self, record: ConversationRecord, user_id: str, origin: Session | None) -> None:
+        user = self._domain.users.get(user_id)
+        membership = user.membership(record.id) if user is not None else None
+        if user is None or membership is None:
+            return
+        conversation = membership.conversation
+        for session in user.sessions:
+            self._domain.hub.unsubscribe(conversation.topic, session.handle)
+            if conversation.rare is not None:
+                conversation.rare.ack_sessions.discard(session)
+        self._on_removed(user, conversation)
+        user.leave(membership)
+        self._tell(
+            user, "removed", {"conversation": record.id, "kind": record.kind, "title": record.title}, origin
+        )
+        self._domain.release(conversation)
+
+    # -- helpers
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        """Commits reported while a change is on its way must not be lost for whoever comes in by it."""
+        self._domain.load_begins()
+        try:
+            yield
+        finally:
+            self._domain.load_ends()
+
+    def _stale(self, users: Iterable[str]) -> None:
+        """A read of these users that is under way may show the state before the change."""
+        self._domain.stale_users.update(users)
+
+    @staticmethod
+    def _tell(user: User, change: str, body: dict[str, Any], origin: Session | None) -> None:
+        for session in user.sessions:
+            if session is not origin:
+                session.send_event("conversation", {"change": change, "conversation": body})
+
+    def _as_seen_by(self, record: ConversationRecord, user_id: str) -> dict[str, Any]:
+        user = self._domain.users.get(user_id)
+        membership = user.membership(record.id) if user is not None else None
+        if membership is None:
+            return public_body(record)
+        return conversation_body(record, user_id, min(membership.read, record.last_seq))

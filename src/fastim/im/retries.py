@@ -1,0 +1,146 @@
+"""Messages to connections that acknowledge: sent again while they are not, a few times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastim.im.conversation import Conversation, RingEntry, sender_of
+from fastim.im.domain import NS_PER_MS, Domain
+from fastim.im.session import Session
+
+__all__ = ["Retries"]
+
+
+class _Wait:
+    """What a connection has not acknowledged of a conversation.
+
+    Attributes:
+        acked: Everything up to here has arrived.
+        target: What the clock runs for; ``newest`` may have gone further since, and is next.
+        attempts: How often it was sent again.
+    """
+
+    __slots__ = ("acked", "attempts", "due_ns", "newest", "target")
+
+    def __init__(self, acked: int, newest: int, due_ns: int) -> None:
+        self.acked = acked
+        self.target = newest
+        self.newest = newest
+        self.due_ns = due_ns
+        self.attempts = 0
+
+
+class Retries:
+    """Waits for acknowledgements, of the sessions that give them and only while something is outstanding.
+
+    Only what the ring still holds is sent again; the rest is the resume's.
+
+    Args:
+        domain: The shared state.
+        packet: Encodes an entry for a connection.
+    """
+
+    __slots__ = ("_domain", "_fresh", "_packet", "_scan_ns", "_waits")
+
+    def __init__(self, domain: Domain, packet: Callable[[Conversation, RingEntry, int], bytes]) -> None:
+        self._domain = domain
+        self._packet = packet
+        self._waits: dict[Session, dict[Conversation, _Wait]] = {}
+        self._fresh: dict[Conversation, int] = {}  # published since the last tick: the seq before
+        self._scan_ns = 0
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def published(self, conversation: Conversation, seq: int) -> None:
+        """A message went to sessions that acknowledge; called before ``last_seq`` moves."""
+        self._fresh.setdefault(conversation, seq - 1)
+
+    def replayed(self, session: Session, conversation: Conversation, after: int) -> None:
+        """Messages after ``after`` were replayed to a session that acknowledges."""
+        self._expect(session, conversation, after, self._domain.clock_ns())
+
+    def acknowledge(self, session: Session, conversation: Conversation, seq: int) -> None:
+        """Everything up to ``seq`` has arrived."""
+        waits = self._waits.get(session)
+        wait = waits.get(conversation) if waits is not None else None
+        if wait is None:
+            # Either nothing is outstanding, or it was published since the last tick and has no clock yet: begin
+            # that now, or the tick would take what is acknowledged here for outstanding.
+            if conversation not in self._fresh:
+                return
+            self._expect(session, conversation, self._fresh[conversation], self._domain.clock_ns())
+            wait = self._waits[session][conversation]
+        if seq <= wait.acked:
+            return
+        wait.acked = seq
+        if seq >= wait.target and wait.newest > seq:
+            self._restart(wait, self._domain.clock_ns())
+
+    def leave(self, session: Session) -> None:
+        """The session is gone."""
+        self._waits.pop(session, None)
+
+    def remove(self, session: Session, conversation: Conversation) -> None:
+        """The session's user is no member any more."""
+        waits = self._waits.get(session)
+        if waits is not None:
+            waits.pop(conversation, None)
+
+    def tick(self, now_ns: int) -> None:
+        """Start clocks for what was published, and send again what is due."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            for conversation, after in fresh.items():
+                rare = conversation.rare
+                for session in rare.ack_sessions if rare is not None else ():
+                    self._expect(session, conversation, after, now_ns)
+        if self._waits and now_ns >= self._scan_ns:
+            self._scan_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS // 20
+            for session in list(self._waits):
+                self._scan(session, now_ns)
+
+    def _expect(self, session: Session, conversation: Conversation, after: int, now_ns: int) -> None:
+        waits = self._waits.setdefault(session, {})
+        wait = waits.get(conversation)
+        if wait is None:
+            due_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS
+            waits[conversation] = _Wait(after, conversation.last_seq, due_ns)
+        elif wait.acked >= wait.target:
+            wait.newest = conversation.last_seq
+            self._restart(wait, now_ns)
+        else:
+            wait.newest = conversation.last_seq
+
+    def _restart(self, wait: _Wait, now_ns: int) -> None:
+        wait.target = wait.newest
+        wait.attempts = 0
+        wait.due_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS
+
+    def _scan(self, session: Session, now_ns: int) -> None:
+        waits = self._waits[session]
+        for conversation, wait in list(waits.items()):
+            if wait.acked >= wait.newest:
+                del waits[conversation]
+            elif now_ns < wait.due_ns:
+                continue
+            elif wait.attempts >= self._domain.options.ack_retries:
+                wait.acked = max(wait.acked, wait.target)  # given up: the resume's
+                self._restart(wait, now_ns)
+            elif self._domain.hub.unsent_bytes(session.handle) == 0:
+                wait.attempts += 1
+                wait.due_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS
+                self._send_again(session, conversation, wait)
+        if not waits:
+            self._waits.pop(session, None)
+
+    def _send_again(self, session: Session, conversation: Conversation, wait: _Wait) -> None:
+        ring = conversation.ring
+        if ring is None:
+            return
+        me, device, handle = session.user_id, session.device, session.handle
+        for entry in ring.between(wait.acked, wait.target):
+            message = entry[0]
+            if sender_of(message) == me and message.device == device:
+                continue  # it got its ok, which does not come twice
+            session.hub.send(handle, self._packet(conversation, entry, session.encoding))
