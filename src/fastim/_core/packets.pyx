@@ -5,10 +5,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItem
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from fastim._core.decoder cimport cached_text
 from fastim._core.encoder cimport JSON, MSGPACK, PACKET_DEPTH, known, put_packet_end, put_value
 from fastim._core.sink cimport Sink, close_sink, finish, open_sink, put_byte
 from fastim._core.tokens cimport (
@@ -27,9 +26,6 @@ from fastim._core.values cimport Found, json_value, msgpack_skip
 from fastim.errors import ErrorCode, RequestError
 
 __all__ = ["PacketCodec"]
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef enum:
     MAX_REF = 9007199254740991  # 2^53 - 1
@@ -56,14 +52,12 @@ cdef class PacketCodec:
     cdef dict codes  # by name
     cdef Py_ssize_t max_packets
     cdef Py_ssize_t max_event_bytes
-    cdef list seen  # event names, by hash of their bytes: most events come again
 
     def __init__(self, object names, *, Py_ssize_t max_packets=1000, Py_ssize_t max_event_bytes=64):
         self.names = dict(names)
         self.codes = {name: code for code, name in self.names.items()}
         self.max_packets = max_packets
         self.max_event_bytes = max_event_bytes
-        self.seen = [""] * 256
 
     # -- out
 
@@ -108,24 +102,13 @@ cdef class PacketCodec:
 
     cdef object event_name(self, const uint8_t *data, Py_ssize_t size):
         """The event's name, or a RequestError; `data` is valid UTF-8."""
-        cdef uint32_t mixed = 2166136261
-        cdef Py_ssize_t i, known_size = 0
-        cdef const char *known_data
+        cdef Py_ssize_t i
         if size == 0 or size > self.max_event_bytes:
             return bad(f"an event's name has 1 to {self.max_event_bytes} bytes, not {size}")
         for i in range(size):
-            mixed = (mixed ^ data[i]) * 16777619
-        mixed = (mixed ^ (mixed >> 16)) & 255
-        name = self.seen[mixed]
-        known_data = PyUnicode_AsUTF8AndSize(name, &known_size)
-        if known_size == size and memcmp(known_data, data, size) == 0:
-            return name
-        for i in range(size):
             if data[i] < 0x20 or data[i] == 0x7F or (data[i] == 0xC2 and data[i + 1] < 0xA0):
                 return bad("control character in an event's name")
-        name = PyUnicode_DecodeUTF8(<const char *>data, size, NULL)
-        self.seen[mixed] = name
-        return name
+        return cached_text(data, size)
 
     cdef int append(self, list packets, object event, const uint8_t *data, Parts *parts) except -1:
         """Append the packet that the parts make, or what is wrong with it."""

@@ -11,7 +11,6 @@ cdef enum:
 # What json_value, msgpack_value found out about a value besides where it ends.
 cdef struct Found:
     int kind  # a Kind
-    bint escaped  # JSON: bytes or a key that begins with "$" are inside; decoding needs a second look
     bint too_deep  # JSON without `rules`: deeper than MAX_SYNTAX_DEPTH, brackets only counted
 
 # A value's end. With `rules` all rules of values, else (JSON only) the grammar and UTF-8. With a sink the value

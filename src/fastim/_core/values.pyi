@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-__all__ = ["Encoding", "Kind", "check", "check_name", "is_string", "needs_unescaping", "transcode"]
+__all__ = ["Encoding", "Kind", "check", "check_name", "is_string", "transcode"]
 
 class Encoding(IntEnum):
     """How packets and values are encoded. Plain ints serve as well."""
@@ -64,9 +64,6 @@ def transcode(data: bytes | bytearray | memoryview, source: int, target: int) ->
 
 def is_string(data: bytes | bytearray | memoryview, encoding: int) -> bool:
     """Say whether a value that was checked is a string, from its first byte."""
-
-def needs_unescaping(data: bytes | bytearray | memoryview, encoding: int) -> bool:
-    """Check like ``check`` and say whether a plain decoder's result still holds ``$bytes`` maps or ``$$`` keys."""
 
 def check_name(text: str, max_bytes: int) -> str:
     """Check an id or a name: 1 to ``max_bytes`` bytes of UTF-8 without control characters (Unicode Cc).

@@ -39,7 +39,6 @@ from fastim._core.tokens cimport (
     KIND_NULL,
     KIND_STRING,
     LEAD_BYTES,
-    LEAD_ESCAPED,
     LEAD_WRONG,
     Head,
     Lead,
@@ -59,7 +58,7 @@ from fastim._core.tokens cimport (
 
 from enum import IntEnum
 
-__all__ = ["Encoding", "Kind", "check", "check_name", "is_string", "needs_unescaping", "transcode"]
+__all__ = ["Encoding", "Kind", "check", "check_name", "is_string", "transcode"]
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -179,7 +178,6 @@ cdef Py_ssize_t json_bytes_value(
     cdef bint escaped
     cdef Py_ssize_t begin, end
     found.kind = KIND_BYTES
-    found.escaped = True
     pos = json_colon(data, size, pos)
     if pos >= size or data[pos] != c'"':
         wrong('"$bytes" wants a string', pos)
@@ -210,9 +208,7 @@ cdef inline Py_ssize_t json_key(
     end = json_string_end(data, size, pos, rules, &escaped)
     if rules and end > pos and (escaped or data[pos] == c'$'):
         lead = key_lead(data, pos, end)
-        if lead == LEAD_ESCAPED:
-            found.escaped = True
-        elif lead == LEAD_BYTES:
+        if lead == LEAD_BYTES:
             wrong('"$bytes" stands alone in its map; other keys that begin with $ are written with $$', pos)
         elif lead == LEAD_WRONG:
             wrong("a key that begins with $ is written with $$", pos)
@@ -303,7 +299,7 @@ cdef Py_ssize_t json_value(
     cdef Py_ssize_t depth = 0, limit = MAX_DEPTH if rules else MAX_SYNTAX_DEPTH, end, marked
     cdef bint escaped, is_map
     cdef uint8_t c
-    found.escaped = found.too_deep = inner.escaped = inner.too_deep = False
+    found.too_deep = False
     while True:
         # A value begins; white space before it is behind.
         if pos >= size:
@@ -348,7 +344,6 @@ cdef Py_ssize_t json_value(
         # A value ended: the containers it ends, or the next one.
         while True:
             if depth == 0:
-                found.escaped |= inner.escaped
                 return pos
             pos = json_space(data, size, pos)
             if pos >= size:
@@ -426,7 +421,7 @@ cdef Py_ssize_t msgpack_value(
     cdef Head head
     cdef Py_ssize_t depth = 0
     cdef bint is_key = False, is_map
-    found.escaped = found.too_deep = False
+    found.too_deep = False
     while True:
         read_value_head(&head, data, size, pos, is_key)
         if top == NULL:
@@ -489,18 +484,6 @@ def check(object data not None, int encoding):
     finally:
         PyBuffer_Release(&view)
     return KINDS[found.kind]
-
-
-def needs_unescaping(object data not None, int encoding):
-    """Check, and say whether $bytes maps or $$ keys are inside."""
-    cdef Py_buffer view
-    cdef Found found
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        check_whole(<const uint8_t *>view.buf, view.len, encoding, NULL, &found)
-    finally:
-        PyBuffer_Release(&view)
-    return found.escaped
 
 
 def transcode(object data not None, int source, int target):

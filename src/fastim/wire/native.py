@@ -5,14 +5,12 @@ A message is split into packets whose bodies stay encoded; what a body must be i
 
 from __future__ import annotations
 
-import binascii
 from typing import Any, TypeAlias
 
-import msgspec
-
+from fastim._core.decoder import decode_value as _decode_value
 from fastim._core.encoder import Encoded, Shape, encode_value
 from fastim._core.packets import PacketCodec
-from fastim._core.values import Encoding, check, is_string, needs_unescaping, transcode
+from fastim._core.values import Encoding, check, is_string, transcode
 from fastim.errors import ErrorCode, LimitExceeded, RequestError
 from fastim.wire.events import MAX_EVENT_BYTES, NAMES
 
@@ -30,7 +28,6 @@ __all__ = [
     "encode_value",
     "error_body",
     "is_string",
-    "plain_value",
     "transcode",
 ]
 
@@ -52,10 +49,6 @@ Raises:
 encode_packet = _codec.encode
 """``encode_packet(event, body, encoding, ref=None) -> bytes``; see ``PacketCodec.encode``."""
 
-_decode_json = msgspec.json.Decoder().decode
-_decode_msgpack = msgspec.msgpack.Decoder().decode
-
-
 def decode_value(body: bytes, encoding: int) -> Any:
     """Decode a value to Python: bytes as ``bytes``, keys without the ``$`` that escapes them, maps as ``dict``.
 
@@ -67,24 +60,9 @@ def decode_value(body: bytes, encoding: int) -> Any:
         RequestError: ``bad_request``, naming what is wrong.
     """
     try:
-        escaped = needs_unescaping(body, encoding)
-        if encoding:
-            return _decode_msgpack(body)
-        value = _decode_json(body)
-        return plain_value(value) if escaped else value
+        return _decode_value(body, encoding)
     except ValueError as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, str(error)) from None
-
-
-def plain_value(value: Any) -> Any:
-    """Resolve ``$bytes`` maps and ``$$`` keys in a value that a JSON decoder made of checked bytes."""
-    if isinstance(value, list):
-        return [plain_value(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
-        return binascii.a2b_base64(text)
-    return {(key[1:] if key[:1] == "$" else key): plain_value(item) for key, item in value.items()}
+        raise RequestError(ErrorCode.BAD_REQUEST, f"body: {error}") from None
 
 
 def error_body(error: RequestError, event: str | int | None = None) -> dict[str, Any]:
