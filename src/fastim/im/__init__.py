@@ -1,1 +1,1 @@
-"""The messaging domain: conversations, delivery, resume, receipts, typing, presence. Knows no socket and no clock."""
+"""The messaging domain: conversations, delivery, resume, receipts, typing, presence. No socket, no clock."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from fastim._core.hub import Encoding
 from fastim.errors import ErrorCode, FastimError, LimitExceeded, RequestError, StoreError
@@ -138,14 +138,14 @@ class Delivery:
     # -- from the store
 
     def on_commit(self, writes: Sequence[Write]) -> None:
-        """Answer and deliver, in commit order: on one connection messages and answers come in ``seq`` order."""
+        """Answer and deliver in commit order: on a connection messages and answers come in ``seq`` order."""
         domain = self._domain
         conversations = domain.conversations
         for write in writes:
-            if write.__class__ is Mark:
-                self._receipts.on_commit(write)  # type: ignore[arg-type]
+            if isinstance(write, Mark):
+                self._receipts.on_commit(write)
                 continue
-            append: Append = write  # type: ignore[assignment]
+            append = cast(Append, write)
             context = append.context
             if append.error is not None:
                 self._refuse(append, append.error)
@@ -175,7 +175,7 @@ class Delivery:
         exclude = 0
         # Whose context is a tuple came over a connection; see Origin.
         if context.__class__ is tuple:
-            session, _, membership = context  # type: ignore[misc]
+            session, _, membership = context
             exclude = session.handle
             if membership.read < seq:
                 membership.read = seq
@@ -211,7 +211,7 @@ class Delivery:
             if isinstance(context, asyncio.Future) and not context.done():
                 context.set_result(append)
             return
-        session, ref, membership = context  # type: ignore[misc]
+        session, ref, membership = context
         if ref is None or session.state == GONE:
             return
         packet = ok_message_packet(
@@ -226,10 +226,12 @@ class Delivery:
                 append.duplicate,
             ),
         )
-        if session.replay is not None and conversation is not None:
-            if self.replayer.hold_ok(session, conversation, append.seq, packet):
-                return
-        session.hub.send(session.handle, packet)
+        if (
+            session.replay is None
+            or conversation is None
+            or not self.replayer.hold_ok(session, conversation, append.seq, packet)
+        ):
+            session.hub.send(session.handle, packet)
 
     def _refuse(self, append: Append, error: FastimError) -> None:
         context, append.context = append.context, None

@@ -1,8 +1,8 @@
-"""What the parts of the messaging domain share: the loaded users and conversations, the hub, the store, the clocks."""
+"""What the parts of the domain share: the loaded users and conversations, the hub, the store, the clocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from fastim._core.hub import Encoding, Hub, Lane
@@ -36,11 +36,13 @@ def unavailable(error: StoreError | None = None) -> RequestError:
 class Domain:
     """Loaded users and conversations, and the means the parts work with.
 
-    A conversation is loaded while a loaded user is a member of it, a user while connected and for the grace time.
-    Loaded state is the truth for sequence numbers: it moves with each reported commit, in commit order.
+    A conversation is loaded while a loaded user is a member of it, a user while connected and for the grace
+    time. Loaded state is the truth for sequence numbers: it moves with each reported commit, in commit order.
     """
 
     __slots__ = (
+        "_changed",
+        "_changes",
         "clock_ns",
         "conversations",
         "hub",
@@ -49,7 +51,6 @@ class Domain:
         "options",
         "rings",
         "spawn",
-        "stale_users",
         "store",
         "time_ms",
         "users",
@@ -78,18 +79,31 @@ class Domain:
         # conversations and users that were not loaded is kept until no read is under way any more.
         self.loads_in_flight = 0
         self.missed: dict[int, tuple[int, int]] = {}  # conversation key → last seq, its time
-        self.stale_users: set[str] = set()
+        self._changed: dict[str, int] = {}  # user id → the count of changes at the latest of the user's
+        self._changes = 0
 
     # -- reads that race with commits
 
-    def load_begins(self) -> None:
+    def load_begins(self) -> int:
+        """A read, or a change of members, begins; returns the count of changes so far."""
         self.loads_in_flight += 1
+        return self._changes
 
     def load_ends(self) -> None:
         self.loads_in_flight -= 1
         if not self.loads_in_flight:
             self.missed.clear()
-            self.stale_users.clear()
+            self._changed.clear()
+
+    def changed(self, users: Iterable[str]) -> None:
+        """Memberships of these users changed; called while the change is counted as a load."""
+        self._changes += 1
+        for user_id in users:
+            self._changed[user_id] = self._changes
+
+    def changed_since(self, user_id: str, started: int) -> bool:
+        """Whether a read that began at this count may show the user's memberships before a change."""
+        return self._changed.get(user_id, 0) > started
 
     # -- loaded conversations
 

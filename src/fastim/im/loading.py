@@ -40,8 +40,8 @@ class UserLoader:
     async def load(self, user_id: str, device: str, enter: Enter) -> Any:
         """Read a user and return what ``enter(key, memberships)`` makes of it.
 
-        ``enter`` runs at once after the read, before any other commit is reported, so that what it subscribes to
-        has no hole between the read and the first live message.
+        What is reported as committed between the read and ``enter`` is kept for it (``Domain.missed``), so
+        that there is no hole between what was read and the first live message.
 
         Raises:
             StoreError: not read.
@@ -63,13 +63,13 @@ class UserLoader:
 
     async def _read(self, batch: list[_Request]) -> None:
         domain = self._domain
-        domain.load_begins()
+        started = domain.load_begins()
         try:
             found = await domain.store.load_users({(r.user_id, r.device) for r in batch})
             for request in batch:
                 if request.future.done():
                     continue
-                if request.user_id in domain.stale_users:
+                if domain.changed_since(request.user_id, started):
                     # Members changed while we read: what was read may be the state before.
                     self._requests.append(request)
                     continue

@@ -138,7 +138,7 @@ class Conversations:
 
     def _enter(self, record: ConversationRecord, everyone: list[str], origin: Session | None) -> None:
         """Make the loaded users members of a new conversation, and tell them."""
-        self._stale(everyone)
+        self._domain.changed(everyone)
         for user_id in everyone:
             user = self._domain.users.get(user_id)
             if user is not None:
@@ -214,7 +214,7 @@ class Conversations:
     ) -> None:
         """Take a committed change over: the removed leave at once, the others are told, the added come in."""
         domain = self._domain
-        self._stale([*removed, *(member.user for member in added)])
+        domain.changed([*removed, *(member.user for member in added)])
         for user_id in removed:
             self._remove(record, user_id, origin)
         conversation = domain.conversations.get(record.key)
@@ -257,10 +257,6 @@ class Conversations:
             yield
         finally:
             self._domain.load_ends()
-
-    def _stale(self, users: Iterable[str]) -> None:
-        """A read of these users that is under way may show the state before the change."""
-        self._domain.stale_users.update(users)
 
     @staticmethod
     def _tell(user: User, change: str, body: dict[str, Any], origin: Session | None) -> None:

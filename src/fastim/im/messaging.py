@@ -35,8 +35,8 @@ FEATURES: Final = ("acks", "batch", "presence", "receipts", "resume", "typing")
 class Builtin(NamedTuple):
     """A built-in event: the struct its body is decoded into, and who serves it.
 
-    ``handler(session, body, ref)`` returns the body of the ``ok``, or ``DEFERRED``, or an awaitable of the body;
-    it may raise RequestError or StoreError (→ ``unavailable``), at once or from the awaitable.
+    ``handler(session, body, ref)`` returns the body of the ``ok``, or ``DEFERRED``, or an awaitable of the
+    body; it may raise RequestError or StoreError (→ ``unavailable``), at once or from the awaitable.
     """
 
     body: type[Any]
@@ -108,7 +108,7 @@ class Messaging:
         self._presence.muted = True
 
     async def stop(self) -> None:
-        """Submit what windows hold, wait until the store has reported everything; tells nobody that anyone left."""
+        """Submit what windows hold, and wait until the store has reported everything."""
         self.drain()
         self._receipts.flush()
         await self._domain.store.flush()
@@ -133,8 +133,8 @@ class Messaging:
             claims: ``Claims`` of the verified token.
 
         Returns:
-            The domain's part of the ``ok`` body: protocol, features, session, user, device, tier, time, resumed.
-            The caller adds node, heartbeat_ms and limits, queues the ``ok``, and then calls ``begin``.
+            The domain's part of the ``ok`` body: protocol, features, session, user, device, tier, time,
+            resumed. The caller adds node, heartbeat_ms and limits, queues the ``ok``, and calls ``begin``.
 
         Raises:
             StoreError: the user could not be loaded; the session is as before.
@@ -301,12 +301,12 @@ class Messaging:
 
     def _set_typing(self, session: Session, body: bodies.Typing, ref: int | None) -> dict[str, Any]:
         membership = self._domain.member_of(session, body.conversation)
-        self._typing.set(session, membership.conversation, body.typing)
+        self._typing.change(session, membership.conversation, body.typing)
         return {}
 
     def _set_presence(self, session: Session, body: bodies.Presence, ref: int | None) -> dict[str, Any]:
         metadata = Encoded(body.metadata, session.encoding) if body.metadata is not None else None
-        self._presence.set(session, Status[body.status.upper()], metadata)
+        self._presence.change(session, Status[body.status.upper()], metadata)
         return {}
 
     def _subscribe(self, session: Session, body: bodies.PresenceSubscribe, ref: int | None) -> object:
@@ -383,8 +383,8 @@ class Messaging:
             content: Encoded content, already checked, in ``encoding``.
 
         Raises:
-            RequestError: ``forbidden`` where the sender is no member or there is none of this id; ``conflict``;
-                ``unavailable``.
+            RequestError: ``forbidden`` where the sender is no member or there is none of this id;
+                ``conflict``; ``unavailable``.
             StoreError: the conversation could not be looked up.
         """
         domain = self._domain

@@ -102,7 +102,7 @@ class Presence:
             self._notify(user)
 
     def depart(self, user: User, session: Session) -> None:
-        """A connection has gone, and is not in ``user.sessions`` any more; with the last the grace time begins."""
+        """A connection has gone, and left ``user.sessions``; with the last the grace time begins."""
         self._unwatch_all(session)
         if not user.sessions:
             domain = self._domain
@@ -119,7 +119,7 @@ class Presence:
         """A connection was replaced by another of the same session, which took its state over."""
         self._unwatch_all(session)
 
-    def set(self, session: Session, status: int, metadata: Encoded | None) -> None:
+    def change(self, session: Session, status: int, metadata: Encoded | None) -> None:
         """Take the state a device names."""
         user = session.user
         if user is None:
@@ -223,11 +223,10 @@ class Presence:
         packets: dict[int, bytes] = {}
         for session in subscribers:
             window = self._windows.get(session)
-            if window is not None:
-                if window.until_ns > now_ns or window.pending:
-                    window.pending.pop(user.id, None)
-                    window.pending[user.id] = update
-                    continue
+            if window is not None and (window.until_ns > now_ns or window.pending):
+                window.pending.pop(user.id, None)
+                window.pending[user.id] = update
+                continue
             self._windows[session] = _Window(until_ns)
             encoding = session.encoding
             if encoding not in packets:

@@ -101,7 +101,7 @@ class Sessions:
 
 
 class Start(NamedTuple):
-    """Where the replay of a session starts: after what it has seen, else after what its device acknowledged."""
+    """Where the replay of a session starts: after what it has seen, else after what its device got."""
 
     seen: Mapping[str, int]  # by public conversation id
     delivered: Mapping[int, int]  # by conversation key
@@ -153,7 +153,7 @@ class Replayer:
     """Replays what sessions missed, each before its live messages.
 
     A session is subscribed to a conversation in the moment its replay has caught up with the last reported
-    message, so nothing is missed or doubled between the two. What is queued is metered by the connection's outbox.
+    message, so nothing is missed or doubled between the two. The connection's outbox meters what is queued.
 
     Args:
         domain: The shared state.
@@ -294,11 +294,11 @@ class Replayer:
             seq = entry.position + 1
             packet = entry.oks.pop(seq, None) if entry.oks else None
             if packet is None:
-                packet = item[1 + encoding]
+                packet = item[2] if encoding else item[1]
             if packet is None:
                 packet = self._packet(conversation, item, encoding)
                 if is_block:
-                    item = (item[0], packet, item[2]) if encoding == 0 else (item[0], item[1], packet)
+                    item = (item[0], item[1], packet) if encoding else (item[0], packet, item[2])
                     source.entries[seq - source.first] = item
             hub.send(handle, packet)
             self.replayed_count += 1

@@ -65,8 +65,8 @@ class Retries:
         waits = self._waits.get(session)
         wait = waits.get(conversation) if waits is not None else None
         if wait is None:
-            # Either nothing is outstanding, or it was published since the last tick and has no clock yet: begin
-            # that now, or the tick would take what is acknowledged here for outstanding.
+            # Either nothing is outstanding, or it was published since the last tick and has no clock yet:
+            # begin that now, or the tick would take what is acknowledged here for outstanding.
             if conversation not in self._fresh:
                 return
             self._expect(session, conversation, self._fresh[conversation], self._domain.clock_ns())

@@ -36,8 +36,8 @@ class Status(IntEnum):
 class Session:
     """One client connection, from the upgrade to the close.
 
-    Made by the service at the upgrade, with the hub's handle; filled by ``Messaging.attach``. What few connections
-    need (replay, acknowledgements, subscriptions) lives beside it, so that an idle one stays small.
+    Made by the service at the upgrade, with the hub's handle; filled by ``Messaging.attach``. What few
+    connections need (replay, acknowledgements, subscriptions) lives beside it: an idle one stays small.
 
     Attributes:
         hub, handle, encoding: The connection's row in the hub.
@@ -93,6 +93,11 @@ class Session:
     def user_id(self) -> str:
         """The user's public id; empty before ``attach``."""
         return self.user.id if self.user is not None else ""
+
+    @property
+    def session_id(self) -> str:
+        """The id by which the session can be resumed; empty before ``attach``."""
+        return f"{self.number:016x}" if self.number else ""
 
     def send_event(self, event: str, body: Any, lane: int = Lane.NORMAL) -> bool:
         """Queue a packet that wants no answer; False if the connection is gone."""

@@ -51,7 +51,7 @@ class Typing:
         self._rooms: dict[Conversation, _Room] = {}
         self._rooms_of: dict[Session, set[_Room]] = {}  # where a connection types
 
-    def set(self, session: Session, conversation: Conversation, typing: bool) -> None:
+    def change(self, session: Session, conversation: Conversation, typing: bool) -> None:
         """Take a member's state; a repeated start only lives longer."""
         user_id = session.user_id
         room = self._rooms.get(conversation)
