@@ -74,7 +74,7 @@ class FastIM:
 
     Handlers take ``(ctx, body)``; what they return answers the packet if it asked for an answer (None is
     ``null``), a ``RequestError`` answers with its code, any other exception with ``internal`` and an id that
-    stands in the log beside the traceback. Packets of one connection are started in the order they came; async
+    stands in the log beside the traceback. Packets of a connection are started in the order they came; async
     and threaded handlers of one connection may overlap, so their answers may come in another order.
 
     Args:

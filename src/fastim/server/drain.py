@@ -77,7 +77,7 @@ async def _close_all(service: Service, end_s: float) -> None:
     hub = service.hub
     handles = [connection.handle for connection in service.connections]
     for handle in handles:
-        hub.close(handle, CloseCode.GOING_AWAY, "server shutdown", time.monotonic_ns())
+        hub.close(handle, CloseCode.GOING_AWAY, "server shutdown", service.clock_ns())
     service.flush()
 
     def gone() -> bool:

@@ -7,7 +7,6 @@ bytes already read. All checks come before the upgrade: whoever is refused has c
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -133,7 +132,7 @@ class Front:
             token = value.strip().decode("latin-1")
         elif self._options.token_in_url and b"token=" in head.query:
             token = handshake.query_value(head.query, "token")
-        return None if token is None else self._service.verifier.verify(token, time.time())
+        return None if token is None else self._service.verifier.verify(token, self._service.time_s())
 
 
 def _retry_after(seconds: int) -> tuple[tuple[str, str], ...]:

@@ -22,6 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 1_048_576
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 
 
@@ -88,7 +89,8 @@ class Gate:
             if not status:
                 raise
         client = scope.get("client") or ("", 0)
-        log.info("%s %s %s %d", client[0], scope["method"], scope["path"], status)
+        level = logging.DEBUG if scope["path"] in _PROBES and status == 200 else logging.INFO
+        log.log(level, "%s %s %r %d", client[0], scope["method"], scope["path"], status)
 
     def _refusal(self, scope: Scope) -> Any:
         path: str = scope["path"]

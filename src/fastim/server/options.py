@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from fastim.im.options import ImOptions
-from fastim.server.admission import Admission
+from fastim.server.admission import Admission, limit_by_key, take
 from fastim.server.front import FrontOptions
 from fastim.server.service import ServiceOptions
 from fastim.server.settings import HistoryVisibility
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastim.im.session import Session
     from fastim.server.settings import Settings
 
 __all__ = ["admission", "front_options", "hub_options", "im_options", "service_options", "store_options"]
@@ -66,8 +70,26 @@ def front_options(settings: Settings) -> FrontOptions:
 
 def admission(settings: Settings) -> Admission:
     """Make the limits of connects."""
-    limits = settings.limits
-    return Admission(limits.connects_per_minute, limits.connects_per_minute_per_address)
+    limits, bans = settings.limits, settings.bans
+    return Admission(
+        limits.connects_per_minute,
+        limits.connects_per_minute_per_address,
+        bans.refusals_per_minute if bans.automatic else 0,
+        bans.duration_s,
+    )
+
+
+def message_limit(settings: Settings) -> Callable[[Session], int] | None:
+    """Make what tells a user's session how many milliseconds it has to wait; None: there is no limit."""
+    per_minute = settings.limits.messages_per_minute
+    if not per_minute:
+        return None
+    limit = limit_by_key(per_minute)
+
+    def wait_ms(session: Session) -> int:
+        return -(-take(limit, session.user_id, time.monotonic_ns()) // 1_000_000)
+
+    return wait_ms
 
 
 def im_options(settings: Settings) -> ImOptions:
@@ -90,6 +112,7 @@ def im_options(settings: Settings) -> ImOptions:
         ack_timeout_ms=int(messaging.ack_timeout_s * 1000),
         ack_retries=messaging.ack_retries,
         max_writes=settings.store.max_queued,
+        limit_message=message_limit(settings),
     )
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
+from fastapi.exceptions import HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastim import __version__
@@ -155,8 +156,8 @@ def make_rest_router(messaging: Messaging, store: Store, max_message_bytes: int)
     return router
 
 
-def _not_found(conversation: str) -> RequestError:
-    return RequestError(ErrorCode.UNKNOWN_EVENT, f"there is no conversation {conversation!r}")
+def _not_found(conversation: str) -> HTTPException:
+    return HTTPException(404, f"there is no conversation {conversation!r}")
 
 
 async def _must_exist(store: Store, conversation: str) -> None:

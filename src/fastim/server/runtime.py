@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Final
@@ -27,8 +26,9 @@ class Runtime:
     **Thread**: the loop's, but for ``on_loop`` and ``ask_blocking``.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub, clock_ns: Callable[[], int]) -> None:
         self.loop = loop
+        self.clock_ns = clock_ns
         self.hub = hub
         self.topics: dict[str, Topic] = {}
         self.codes: dict[str, int] = {}
@@ -51,7 +51,7 @@ class Runtime:
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         """Close a connection after what was sent to it before."""
-        self.hub.close(connection.handle, code, reason, time.monotonic_ns())
+        self.hub.close(connection.handle, code, reason, self.clock_ns())
 
     # -- topics
 

@@ -1,7 +1,7 @@
 """The service: the hub on the event loop, and what each of its events leads to.
 
-``Hub.poll`` hands over what all sockets brought in one list; the loop below works it off without a task, future
-or callback for a message. Nothing that a peer sends, and nothing that a handler raises, leaves that loop.
+``Hub.poll`` hands over what all sockets brought, in one list; it is worked off without a task, future or
+callback for a message. Nothing that a peer sends, and nothing that a handler raises, leaves that loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,6 +82,8 @@ class Service:
         options: See ``ServiceOptions``.
         verifier: Verifies tokens.
         application: Its handlers; None: there is none.
+        clock_ns: Monotonic time, nanoseconds.
+        time_s: Time since the epoch, seconds.
         hub_options: Passed to ``Hub``.
     """
 
@@ -91,9 +93,14 @@ class Service:
         options: ServiceOptions,
         verifier: TokenVerifier,
         application: FastIM | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        time_s: Callable[[], float] = time.time,
         **hub_options: Any,
     ) -> None:
         self.loop = loop
+        self.clock_ns = clock_ns
+        self.time_s = time_s
         self.options = options
         self.verifier = verifier
         self.hub = Hub(on_dirty=self._on_dirty, **hub_options)
@@ -101,7 +108,7 @@ class Service:
         self.bridges: dict[int, FedBridge] = {}
         self.held: set[FedBridge] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.runtime = Runtime(loop, self.hub)
+        self.runtime = Runtime(loop, self.hub, clock_ns)
         self.dispatcher = Dispatcher(self.runtime, application, self.spawn, options.max_unfinished)
         self.messaging: Messaging | None = None
         self.front: Front | None = None
@@ -153,7 +160,7 @@ class Service:
     def poll(self) -> None:
         """Take what the sockets brought, serve it, and write what came of it."""
         hub = self.hub
-        now_ns = time.monotonic_ns()
+        now_ns = self.clock_ns()
         receive = self.dispatcher.receive
         self._polling = True
         for kind, subject, data in hub.poll(now_ns):
@@ -190,7 +197,7 @@ class Service:
         """Contain a mistake of ours: log it, and end the one connection that it belongs to."""
         log.exception("an event of a connection could not be served")
         handle = subject.handle if isinstance(subject, Connection) else subject
-        self.hub.close(handle, CloseCode.INTERNAL_ERROR, "", time.monotonic_ns())  # type: ignore[arg-type]
+        self.hub.close(handle, CloseCode.INTERNAL_ERROR, "", self.clock_ns())  # type: ignore[arg-type]
 
     def _on_dirty(self) -> None:
         self._dirty = True
@@ -204,7 +211,7 @@ class Service:
     def flush(self) -> None:
         """Write what waits, once to each connection."""
         self._dirty = False
-        self.hub.flush(time.monotonic_ns())
+        self.hub.flush(self.clock_ns())
         if self.bridges:
             for handle in self.hub.fed_ready():
                 bridge = self.bridges.get(handle)
@@ -231,7 +238,7 @@ class Service:
         try:
             self.poll()
             if self.messaging is not None:
-                self.messaging.tick(time.monotonic_ns())
+                self.messaging.tick(self.clock_ns())
         except Exception:
             log.exception("a tick failed")
         if self.hub.connections == 0:
@@ -246,7 +253,7 @@ class Service:
         hello = decode_body(body, bodies.Hello, connection.encoding)
         claims: Claims | None = connection.extra
         if hello.token:
-            claims = self.verifier.verify(hello.token, time.time())
+            claims = self.verifier.verify(hello.token, self.time_s())
         if claims is None:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a token is needed, in hello or in the request's head")
         connection.phase = Phase.ENTERING
@@ -295,16 +302,16 @@ class Service:
         assert self.messaging is not None
         self.messaging.begin(connection)
         self.dispatcher.connected(connection)
-        self.check_timers(connection, time.monotonic_ns())
+        self.check_timers(connection, self.clock_ns())
 
     def _deadline_s(self, exp: int) -> int:
         """When a token's connection ends: at ``exp``, or within the leeway if that is how it came in."""
-        return exp if exp > time.time() else exp + self.options.leeway_s
+        return exp if exp > self.time_s() else exp + self.options.leeway_s
 
     def refresh(self, connection: Connection, body: Any, ref: int | None) -> None:
         """Take a new token of the same user."""
         refresh = decode_body(body, bodies.Refresh, connection.encoding)
-        claims = self.verifier.verify(refresh.token, time.time())
+        claims = self.verifier.verify(refresh.token, self.time_s())
         if claims.user != connection.user_id:
             raise RequestError(ErrorCode.UNAUTHORIZED, "token: it belongs to another user")
         connection.exp = self._deadline_s(claims.exp)
@@ -312,7 +319,7 @@ class Service:
         connection.scope = claims.scope
         connection.warned = False
         connection.answer(ref, {"exp": claims.exp})
-        self.check_timers(connection, time.monotonic_ns())
+        self.check_timers(connection, self.clock_ns())
 
     # -- timers: one a connection in the hub, for the hello, the heartbeat and the token
 
@@ -351,7 +358,7 @@ class Service:
 
     def _check_token(self, connection: Connection, now_ns: int, due_ns: int) -> int:
         """Warn of a token's end and end its connection; returns when to look again, 0 if it was ended."""
-        left_s = connection.exp - time.time()
+        left_s = connection.exp - self.time_s()
         if left_s <= 0:
             self.hub.close(connection.handle, CloseCode.TOKEN_EXPIRED, "token expired", now_ns)
             return 0
@@ -360,7 +367,7 @@ class Service:
             if left_s <= 0:
                 connection.warned = True
                 connection.send_event("token_expiring", {"exp": connection.exp}, Lane.HIGH)
-                left_s = connection.exp - time.time()
+                left_s = connection.exp - self.time_s()
         # A token may be good for centuries: bounded before it becomes nanoseconds in C.
         return min(due_ns, now_ns + MAX_TIMER_NS, now_ns + int(min(left_s, 3600.0) * NS_PER_S) + 1_000_000)
 

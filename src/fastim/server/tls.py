@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,7 +55,9 @@ class FedBridge(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("peername")
-        self._handle = self._hub.open_fed(peer[0] if isinstance(peer, tuple) else "", time.monotonic_ns())
+        self._handle = self._hub.open_fed(
+            peer[0] if isinstance(peer, tuple) else "", self._service.clock_ns()
+        )
         if not self._handle:
             transport.abort()
             return
@@ -64,7 +65,7 @@ class FedBridge(asyncio.Protocol):
         self._service.poll_soon()
 
     def data_received(self, data: bytes) -> None:
-        waiting_bytes = self._hub.feed(self._handle, data, time.monotonic_ns())
+        waiting_bytes = self._hub.feed(self._handle, data, self._service.clock_ns())
         if waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
             self._transport.pause_reading()
             self._service.held.add(self)
@@ -73,14 +74,14 @@ class FedBridge(asyncio.Protocol):
     def read_again(self) -> bool:
         """Read on if the hub has worked off enough of what was fed; False if not yet."""
         if self._transport is not None and self._hub.alive(self._handle):
-            if self._hub.feed(self._handle, b"", time.monotonic_ns()) > MAX_WAITING_BYTES:
+            if self._hub.feed(self._handle, b"", self._service.clock_ns()) > MAX_WAITING_BYTES:
                 return False
             self._transport.resume_reading()
         return True
 
     def eof_received(self) -> None:
         """Tell the hub; the transport closes itself after what it still has to write."""
-        self._hub.feed_eof(self._handle, time.monotonic_ns())
+        self._hub.feed_eof(self._handle, self._service.clock_ns())
         self._service.poll_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
