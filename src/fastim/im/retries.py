@@ -127,10 +127,12 @@ class Retries:
             elif wait.attempts >= self._domain.options.ack_retries:
                 wait.acked = max(wait.acked, wait.target)  # given up: the resume's
                 self._restart(wait, now_ns)
-            elif self._domain.hub.unsent_bytes(session.handle) == 0:
-                wait.attempts += 1
+            else:
                 wait.due_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS
-                self._send_again(session, conversation, wait)
+                # While older bytes wait, more of them help nobody; that is no attempt.
+                if self._domain.hub.unsent_bytes(session.handle) == 0:
+                    wait.attempts += 1
+                    self._send_again(session, conversation, wait)
         if not waits:
             self._waits.pop(session, None)
 
