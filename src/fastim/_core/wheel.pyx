@@ -229,7 +229,7 @@ cdef class TimingWheel:
         return best
 
     cdef void turn_to(self, uint64_t tick) noexcept nogil:
-        """Make `tick` the current one, before which no occupied slot begins, and empty those that begin there.
+        """Make `tick` the current one, before which no occupied slot begins; empty those that begin there.
 
         All of them now, because a slot at the current position counts as the next turn's from here on. The
         upper levels first, because what they hold may be due as well.
