@@ -191,6 +191,7 @@ class LimitsSettings(Section):
     messages_per_minute: int = Field(
         default=600,
         ge=0,
+        le=100_000_000,
         description="Messages of one user in any 60 s, all devices together; count. 0: no limit.",
     )
     packets_per_second: int = Field(
@@ -205,7 +206,10 @@ class LimitsSettings(Section):
         description="New connections in any 60 s, all addresses together; count. 0: no limit.",
     )
     connects_per_minute_per_address: int = Field(
-        default=300, ge=0, description="New connections of one address in any 60 s; count. 0: no limit."
+        default=300,
+        ge=0,
+        le=100_000_000,
+        description="New connections of one address in any 60 s; count. 0: no limit.",
     )
     max_connections: int = Field(
         default=0, ge=0, description="Open connections; count. 0: as many as the descriptor limit allows."
@@ -264,6 +268,7 @@ class BansSettings(Section):
     refusals_per_minute: int = Field(
         default=120,
         ge=1,
+        le=1_000_000,
         description="Refusals in any 60 s (bad tokens, connect limit) that shut an address out; count.",
     )
     duration_s: float = Field(default=600.0, gt=0, description="How long an address stays shut out; seconds.")
