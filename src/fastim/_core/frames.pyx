@@ -42,7 +42,7 @@ def encode_frame(int opcode, const uint8_t[:] payload, bint fin=True, bint rsv1=
     return header[:size] + bytes(payload)
 
 
-def decode_header(const uint8_t[:] data):
+def decode_header(const uint8_t[::1] data):
     """Return (size, fin, rsv, opcode, masked, length) of the header that data begins with, or None if cut off."""
     cdef FrameHeader header
     cdef int size = 0
@@ -70,8 +70,14 @@ def apply_mask(data, bytes key):
     return bytes(copy)
 
 
-def utf8_state(const uint8_t[:] data, uint32_t state=0):
-    """Advance the UTF-8 automaton: 0 at a character's end, 12 for good once the bytes are invalid."""
+def utf8_state(const uint8_t[::1] data, uint32_t state=0):
+    """Advance the UTF-8 automaton: 0 at a character's end, 12 for good once the bytes are invalid.
+
+    Raises:
+        ValueError: `state` did not come from here.
+    """
+    if state % 12 or state > 96:
+        raise ValueError("no state of the automaton")
     if data.shape[0] == 0 or state == UTF8_REJECT:
         return state
     return utf8_feed(state, &data[0], <size_t>data.shape[0])

@@ -20,6 +20,7 @@ cdef enum:
     SLICES_A_BLOCK = 1024
     FREE_CHUNKS_KEPT = 64
     PRIVATE_BYTES = 4096  # smallest private chunk
+    MAX_FRAME_BYTES = 0x3FFFFFFF  # sizes are kept in 32 bits
 
 
 @cython.final
@@ -88,6 +89,9 @@ cdef class Buffers:
         The span's count and framed are the caller's. What is larger than a chunk gets one of its own.
         """
         cdef Chunk *chunk = arena[0]
+        if size > MAX_FRAME_BYTES:
+            with gil:
+                raise ValueError("larger than a frame may be")
         if chunk == NULL or chunk.used + size > chunk.capacity:
             chunk = self.new_chunk(size if size > CHUNK_BYTES else CHUNK_BYTES, True)
             if arena[0] != NULL:

@@ -97,10 +97,12 @@ cdef inline void map_address(const sockaddr_storage *from_, uint8_t *address) no
 
 
 cdef inline str address_text(const uint8_t *address):
-    """Text of 16 bytes: dotted where they hold IPv4."""
-    cdef uint8_t mapped[12]
+    """Text of 16 bytes: dotted where they hold IPv4, "" where they are zero: no address."""
+    cdef uint8_t mapped[16]
     cdef char text[64]
-    memset(mapped, 0, 12)
+    memset(mapped, 0, 16)
+    if memcmp(address, mapped, 16) == 0:
+        return ""
     mapped[10] = mapped[11] = 0xFF
     if memcmp(address, mapped, 12) == 0:
         inet_ntop(AF_INET, address + 12, text, 64)

@@ -34,6 +34,8 @@ cdef class Topics:
         cdef uint32_t index = <uint32_t>topic
         if index >= self.capacity or self.table[index].generation != <uint32_t>(topic >> 32):
             return NULL
+        if not self.table[index].generation & 1:
+            return NULL  # an id that was never given out
         return &self.table[index]
 
     cdef uint64_t create(self) except 0:
@@ -62,7 +64,7 @@ cdef class Topics:
         cdef Topic *t = self.find(topic)
         cdef Row *row
         cdef uint32_t i
-        if t == NULL or not t.generation & 1:
+        if t == NULL:
             return
         while t.count:
             row = row_at(self.slab, t.members[t.count - 1])
