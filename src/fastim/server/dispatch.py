@@ -1,8 +1,8 @@
 """From a message's bytes to the handlers of its packets, and from what they return to the answers.
 
 The packets of a connection are started in the order they came. A plain handler has returned before the next
-packet is looked at; an async or threaded one has begun. So answers of plain handlers, and of built-ins that wait
-for nothing, come in order; those of handlers that wait may come later.
+packet is looked at; an async or threaded one has begun. So answers of plain handlers, and of built-ins that
+wait for nothing, come in order; those of handlers that wait may come later.
 """
 
 from __future__ import annotations

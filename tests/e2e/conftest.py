@@ -1,0 +1,47 @@
+"""Servers for the end-to-end tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.serving import ServerProcess, Start
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start servers of this test's own: ``start(*arguments, data="data", **environment)``."""
+    started: list[ServerProcess] = []
+
+    def start_one(*arguments: str, data: str = "data", **environment: str) -> ServerProcess:
+        server = ServerProcess(tmp_path / data, arguments, environment)
+        started.append(server)
+        return server
+
+    yield start_one
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for the tests that leave no trace, with short timeouts and the application of the tests."""
+    server = ServerProcess(
+        tmp_path_factory.mktemp("shared") / "data",
+        ("tests.e2e.application:app",),
+        {
+            "FASTIM_LIMITS__HEAD_TIMEOUT_S": "0.3",
+            "FASTIM_LIMITS__HELLO_TIMEOUT_S": "0.5",
+            "FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS": "0",
+            "FASTIM_LIMITS__MESSAGES_PER_MINUTE": "0",
+            "FASTIM_AUTH__TOKEN_IN_URL": "true",
+            "FASTIM_SERVER__ALLOWED_ORIGINS": "https://app.example.com",
+        },
+    )
+    yield server
+    assert server.process.poll() is None, server.log()
+    assert server.stop() == 0
+    assert "Traceback" not in server.log().replace("Traceback of a test", ""), server.log()

@@ -1,0 +1,50 @@
+"""The descriptor limit; set in a process of its own, since a hard limit cannot be taken back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fastim.server.limits_os import RESERVE_COUNT, Descriptors
+
+PROGRAM = """
+import resource, sys
+soft, hard, asked = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from fastim.errors import ConfigError
+from fastim.server.limits_os import raise_descriptor_limit
+try:
+    found = raise_descriptor_limit(asked)
+except ConfigError as error:
+    print(error)
+else:
+    print(found.before, found.limit, found.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def run(soft: int, hard: int, asked: int) -> str:
+    command = [sys.executable, "-c", PROGRAM, str(soft), str(hard), str(asked)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cap"),
+    [(0, 1000 - RESERVE_COUNT), (10, 10), (5000, 1000 - RESERVE_COUNT)],
+)
+def test_raise_when_hard_is_higher_then_soft_follows_and_connections_are_capped(asked: int, cap: int) -> None:
+    assert run(300, 1000, asked) == f"300 1000 {cap} 1000"
+
+
+def test_raise_when_there_is_no_room_then_config_error() -> None:
+    assert run(64, RESERVE_COUNT, 0).startswith("limits.max_connections: the descriptor limit 128")
+
+
+def test_describe_when_raised_or_cut_then_both_are_said() -> None:
+    assert Descriptors(1024, 4096, 3968, 0).describe() == (
+        "descriptor limit 4096 (raised from 1024), at most 3968 connections"
+    )
+    assert Descriptors(4096, 4096, 3968, 9000).describe() == (
+        "descriptor limit 4096 (as it was), at most 3968 connections, fewer than the 9000 of limits.max_connections"
+    )
