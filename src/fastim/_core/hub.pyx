@@ -15,6 +15,7 @@ from enum import IntEnum
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -40,6 +41,7 @@ from fastim._core.frames cimport (
     RSV1,
     UTF8_ACCEPT,
     utf8_feed,
+    valid_close_code,
 )
 from fastim._core.inbound cimport (
     ITEM_CLOSE,
@@ -315,6 +317,7 @@ cdef class Hub:
     def __dealloc__(self):
         cdef uint32_t slot
         cdef Row *row
+        self.accept_paused = False
         if self.slab is not None:
             for slot in range(self.slab.capacity):
                 row = row_at(self.slab, slot)
@@ -349,7 +352,12 @@ cdef class Hub:
         if not self.notified:
             self.notified = True
             if self.on_dirty is not None:
-                self.on_dirty()
+                try:
+                    self.on_dirty()
+                except BaseException:
+                    # Half-way through a publish or a read nothing may be given up; the next one tries again.
+                    self.notified = False
+                    PyErr_WriteUnraisable(self.on_dirty)
         return 0
 
     cdef inline int _mark_dirty(self, Row *row) except -1:
@@ -470,9 +478,9 @@ cdef class Hub:
 
     cdef int _slow(self, Row *row) except -1:
         """The reader is behind by more than its bound: what has not begun is dropped, then it is closed."""
+        if not row.flags & IS_SLOW or row.state != OPEN:
+            return 0  # gone meanwhile; the slot may be another's
         row.flags &= ~IS_SLOW
-        if row.state != OPEN:
-            return 0
         self.slow_count += 1
         self.buffers.drop_lane(&row.outbox, LANE_HIGH)
         self.buffers.drop_lane(&row.outbox, LANE_NORMAL)
@@ -617,6 +625,11 @@ cdef class Hub:
             return self._receive(row, self.receive_buffer, <size_t>n, budget)
         if n < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
+        if n == 0 and row.state == FINISHING and row.outbox.queued_bytes:
+            # Half-closed: the peer may still read what is queued for it.
+            row.flags |= IS_CLEAN | IS_PAUSED
+            self._interest(row)
+            return 0
         self._lost(row, CLOSE_ABNORMAL, "")
         return 0
 
@@ -650,7 +663,10 @@ cdef class Hub:
             self.accepted_count += 1
             sockets.map_address(&from_, address)
             row = self._open(fd, address)
-            self._interest(row, True)
+            try:
+                self._interest(row, True)
+            except OSError:  # the system's limit of watches
+                self._free_row(row)
         return 0
 
     cdef int _listener_interest(self, int fd, uint32_t events, int operation) except -1:
@@ -1019,13 +1035,17 @@ cdef class Hub:
         sockets.text_address(peer.encode(), address)
         sockets.set_nonblocking(fd)
         row = self._open(fd, address)
-        self._interest(row, True)
+        try:
+            self._interest(row, True)
+        except OSError:
+            self._free_row(row)
+            raise
         return handle_of(row)
 
     def upgrade(
         self,
         handle,
-        bytes response,
+        bytes response not None,
         owner,
         *,
         int encoding=0,
@@ -1075,15 +1095,13 @@ cdef class Hub:
         return 0
 
     cdef int _respond(self, Row *row, bytes response) except -1:
-        # Unread bytes would turn the close into a reset that overtakes the response.
-        if row.inbound == NULL or (row.state == DECIDING and not row.inbound.left_size):
-            row.flags |= IS_CLEAN
+        # Not IS_CLEAN: what the peer still sends would turn the close into a reset that overtakes the response.
         self.buffers.begin_bytes(
             &row.outbox, <const uint8_t *>PyBytes_AS_STRING(response), <size_t>len(response)
         )
         return self._finish(row)
 
-    def respond(self, handle, bytes response, int64_t now_ns):
+    def respond(self, handle, bytes response not None, int64_t now_ns):
         """Answer a request head with a whole HTTP response, and close. Returns False if it is gone."""
         cdef Row *row = self._row(handle)
         self.now_ns = now_ns
@@ -1140,7 +1158,9 @@ cdef class Hub:
         cdef size_t done = 0
         cdef size_t part
         self.now_ns = now_ns
-        while row != NULL and done < <size_t>view.shape[0] and not row.flags & IS_EOF:
+        if row == NULL or not row.flags & IS_FED:
+            return 0
+        while done < <size_t>view.shape[0] and not row.flags & IS_EOF:
             row.received_ns = now_ns
             part = <size_t>view.shape[0] - done
             if part > RECEIVE_BYTES:
@@ -1153,9 +1173,7 @@ cdef class Hub:
                 memcpy(self.receive_buffer, &view[done], part)
                 self._receive(row, self.receive_buffer, part, self.message_budget)
             done += part
-        if row == NULL or row.inbound == NULL:
-            return 0
-        return row.inbound.left_size
+        return row.inbound.left_size if row.inbound != NULL else 0
 
     def feed_eof(self, handle, int64_t now_ns):
         """The transport is at its end; what was fed before is still handled first."""
@@ -1321,9 +1339,14 @@ cdef class Hub:
         """Begin the close handshake: what is queued goes out first, packets of the low lane excepted.
 
         CLOSED with this code is the owner's last event. `reason` is cut to 123 bytes. False if it is gone.
+
+        Raises:
+            ValueError: a close frame must not carry the code; 1005 stands for none.
         """
         cdef Row *row = self._row(handle)
         cdef bytes text
+        if code != CLOSE_NO_STATUS and not valid_close_code(code):
+            raise ValueError("not a code that a close frame may carry")
         if row == NULL or row.state != OPEN:
             return False
         self.now_ns = now_ns
@@ -1380,7 +1403,6 @@ cdef class Hub:
             row.flags &= ~IS_PAUSED
             self._interest(row)
             if row.inbound != NULL and row.inbound.left_size:
-                row.flags &= ~IS_READY
                 self._mark_ready(row)
         return True
 
@@ -1518,6 +1540,7 @@ cdef class Hub:
         if self.shut:
             return
         self._enter()
+        self.shut = True  # first: finalizers of owners may call
         self.accept_paused = False
         for slot in range(self.slab.capacity):
             row = row_at(self.slab, slot)
@@ -1527,4 +1550,3 @@ cdef class Hub:
         self.epoll = -1
         self.events = []
         self.listeners = {}
-        self.shut = True
