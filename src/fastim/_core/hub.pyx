@@ -76,6 +76,7 @@ from fastim._core.slab cimport (
     HEAD,
     IS_BLOCKED,
     IS_CLEAN,
+    IS_DEAF,
     IS_DIRTY,
     IS_EOF,
     IS_FED,
@@ -106,6 +107,7 @@ cdef enum:
     RECEIVE_BYTES = 65536
     COPY_BYTES = 16384  # a write of several slices up to this size is copied together: cheaper than their vectors
     TIMER_TICK_NS = 10_000_000
+    ACCEPT_PAUSE_NS = 500_000_000
 
 cdef bytes _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
@@ -221,6 +223,7 @@ cdef class Hub:
     cdef bint notified
     cdef bint shut
     cdef bint accept_paused
+    cdef int64_t accept_again_ns  # when to try again if no descriptor of the hub was closed until then
     cdef dict listeners  # fd: None
     cdef int64_t now_ns
 
@@ -380,7 +383,7 @@ cdef class Hub:
         if row.fd < 0:
             return 0
         event.events = 0
-        if not row.flags & IS_PAUSED:
+        if not row.flags & (IS_PAUSED | IS_DEAF):
             event.events |= sockets.EPOLLIN
         if row.flags & IS_BLOCKED:
             event.events |= sockets.EPOLLOUT
@@ -678,8 +681,12 @@ cdef class Hub:
         return 0
 
     cdef int _pause_accept(self) except -1:
-        """Out of descriptors: stop listening until one is free, instead of spinning on accept."""
+        """Out of descriptors: stop listening until one is free, instead of spinning on accept.
+
+        A descriptor of another part of the process may be the one, so time ends the pause as well.
+        """
         self.accept_paused = True
+        self.accept_again_ns = self.now_ns + ACCEPT_PAUSE_NS
         for fd in self.listeners:
             self._listener_interest(fd, 0, sockets.EPOLL_CTL_MOD)
         return 0
@@ -722,7 +729,7 @@ cdef class Hub:
         """
         self._enter()
         sockets.set_nonblocking(fd)
-        self._listener_interest(fd, sockets.EPOLLIN, sockets.EPOLL_CTL_ADD)
+        self._listener_interest(fd, 0 if self.accept_paused else sockets.EPOLLIN, sockets.EPOLL_CTL_ADD)
         self.listeners[fd] = None
 
     def unlisten(self, int fd):
@@ -764,6 +771,8 @@ cdef class Hub:
     cdef int _run_timers(self) except -1:
         cdef uint32_t slot
         cdef Row *row
+        if self.accept_paused and self.now_ns >= self.accept_again_ns:
+            self._resume_accept()
         self.wheel.c_advance(<uint64_t>self.now_ns)
         while True:
             slot = self.wheel.c_pop()
@@ -787,6 +796,7 @@ cdef class Hub:
         cdef Row *row
         self.ready = self.resting
         self.ready.count = 0
+        self.resting = turn  # each list has its own memory, also if this raises
         for i in range(turn.count):
             row = row_at(self.slab, turn.slots[i])
             if budget > 0:
@@ -801,8 +811,6 @@ cdef class Hub:
             i = turn.count
         if i < turn.count:
             self._put_first(&turn, i)
-        turn.count = 0
-        self.resting = turn
         return budget
 
     cdef int _put_first(self, SlotList *turn, uint32_t begin) except -1:
@@ -844,12 +852,18 @@ cdef class Hub:
                     continue
                 if event.events & (sockets.EPOLLOUT | sockets.EPOLLERR | sockets.EPOLLHUP):
                     self._unblock(row)
-                if event.events & (sockets.EPOLLERR | sockets.EPOLLHUP) and row.flags & IS_PAUSED:
+                if event.events & (sockets.EPOLLERR | sockets.EPOLLHUP) and (
+                    row.flags & IS_PAUSED or row.state == DECIDING
+                ):
                     self._lost(row, CLOSE_ABNORMAL, "")
                     continue
                 if not event.events & (sockets.EPOLLIN | sockets.EPOLLERR | sockets.EPOLLHUP):
                     continue
-                if row.flags & (IS_READY | IS_PAUSED) or row.state == DECIDING:
+                if row.state == DECIDING:
+                    row.flags |= IS_DEAF  # else epoll reports it again and again until the head is answered
+                    self._interest(row)
+                    continue
+                if row.flags & (IS_READY | IS_PAUSED):
                     continue  # has bytes waiting, or is not wanted now: the socket keeps the rest
                 share = self.message_budget if self.message_budget < budget else budget
                 used = self._read(row, share)
@@ -907,6 +921,8 @@ cdef class Hub:
         if row.state == FREE:
             return 0
         if row.flags & IS_FED:
+            if row.flags & IS_BLOCKED:
+                self.buffers.privatize(&row.outbox)
             return _list(&self.attention, row.slot)
         result = self._write(row)
         if result != WRITE_DONE or row.state == FINISHING or row.flags & (WANTS_DRAINED | IS_EOF):
@@ -960,6 +976,9 @@ cdef class Hub:
         if row.state == FREE:
             return 0
         if row.flags & IS_FED:
+            if row.outbox.queued_bytes and not row.flags & IS_BLOCKED:
+                row.flags |= IS_BLOCKED  # until it is taken
+                self.blocked_count += 1
             return self._list_fed(row)
         if row.outbox.queued_bytes:
             if row.flags & IS_BLOCKED:
@@ -1072,6 +1091,7 @@ cdef class Hub:
         row.kind = (KIND_MSGPACK if encoding else 0) | (KIND_DEFLATE if deflate else 0)
         Py_INCREF(owner)
         row.owner = <PyObject *>owner
+        self._listen_again(row)
         self._forget_head(row)
         self.buffers.begin_bytes(
             &row.outbox, <const uint8_t *>PyBytes_AS_STRING(response), <size_t>len(response)
@@ -1082,6 +1102,13 @@ cdef class Hub:
         else:
             self.wheel.c_cancel(row.slot)
         return True
+
+    cdef int _listen_again(self, Row *row) except -1:
+        """The head is answered: what the socket has is wanted."""
+        if row.flags & IS_DEAF:
+            row.flags &= ~IS_DEAF
+            self._interest(row)
+        return 0
 
     cdef int _forget_head(self, Row *row) except -1:
         """The head is answered; frames that came behind it get their turn."""
@@ -1099,6 +1126,7 @@ cdef class Hub:
         self.buffers.begin_bytes(
             &row.outbox, <const uint8_t *>PyBytes_AS_STRING(response), <size_t>len(response)
         )
+        self._listen_again(row)
         return self._finish(row)
 
     def respond(self, handle, bytes response not None, int64_t now_ns):
@@ -1215,7 +1243,11 @@ cdef class Hub:
             self.sent_bytes += part
         if row.outbox.queued_bytes:
             self.buffers.privatize(&row.outbox)
-        elif row.flags & WANTS_DRAINED:
+            return bytes(out)
+        if row.flags & IS_BLOCKED:
+            row.flags &= ~IS_BLOCKED
+            self.blocked_count -= 1
+        if row.flags & WANTS_DRAINED:
             row.flags &= ~WANTS_DRAINED
             self._emit(EVENT_DRAINED, row, None)
         return bytes(out)

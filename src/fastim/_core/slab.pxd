@@ -24,7 +24,7 @@ cdef enum RowState:
 cdef enum:
     IS_FED = 1  # the fed driver: no socket
     IS_DIRTY = 2  # stands in the dirty list
-    IS_BLOCKED = 4  # the kernel took less than was offered; EPOLLOUT is awaited
+    IS_BLOCKED = 4  # not all was taken that was offered; EPOLLOUT, or the fed driver's take, is awaited
     IS_PAUSED = 8  # the service does not want its data now
     IS_READY = 16  # stands in the queue of those with unparsed bytes
     WANTS_DRAINED = 32
@@ -32,6 +32,7 @@ cdef enum:
     IS_LISTED = 128  # stands in the list of fed connections with output
     IS_EOF = 256  # the fed driver's stream has ended, or will be reset
     IS_SLOW = 512  # over its bound; closed at the end of the current call
+    IS_DEAF = 2048  # the socket became readable before the head was answered: it is not watched for that now
     IS_CLEAN = 1024  # nothing of the peer is unread, so the descriptor may be closed as soon as all is written
 
 # Bits of Row.kind: which arena serves it
