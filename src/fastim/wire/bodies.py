@@ -5,8 +5,10 @@ Unknown fields are ignored. ``decode_body`` is the way in; errors name the field
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar, cast
 
+import msgpack  # type: ignore[import-untyped]
 import msgspec
 from msgspec import Meta, Raw, Struct
 
@@ -189,17 +191,17 @@ class Typing(Body, gc=False):
 
 
 class Presence(Body, gc=False):
-    """``metadata`` stays encoded."""
+    """``metadata`` stays encoded, as bytes; empty where none was given."""
 
     status: Literal["online", "away", "busy"]
-    metadata: Raw | None = None
+    metadata: Raw = Raw()
 
     def validate(self, encoding: int) -> None:
-        if self.metadata is not None:
-            self.metadata = cast(Raw, bytes(self.metadata))
-            if len(self.metadata) > MAX_METADATA_BYTES:
-                raise _bad("metadata", f"expected at most {MAX_METADATA_BYTES} bytes")
-            _check_value("metadata", self.metadata, encoding)
+        self.metadata = cast(Raw, bytes(self.metadata))
+        if len(self.metadata) > MAX_METADATA_BYTES:
+            raise _bad("metadata", f"expected at most {MAX_METADATA_BYTES} bytes")
+        if self.metadata and _check_value("metadata", self.metadata, encoding) is Kind.NIL:
+            self.metadata = Raw()
 
 
 class PresenceSubscribe(Body, gc=False):
@@ -332,10 +334,33 @@ def decode_body(body: bytes, type: type[B], encoding: int) -> B:
         decoded: B = (_msgpack if encoding else _json)[type].decode(body)
     except msgspec.ValidationError as error:
         raise RequestError(ErrorCode.BAD_REQUEST, _explain(str(error))) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"body: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise _undecodable(body, encoding, str(error)) from None
     decoded.validate(encoding)
     return decoded
+
+
+def _undecodable(body: bytes, encoding: int, problem: str) -> RequestError:
+    """Say which field holds a string that is no Unicode text: all that a decoder refuses in whole bodies."""
+    try:
+        lenient = {"strict_map_key": False, "unicode_errors": "surrogateescape"}
+        fields = msgpack.unpackb(body, **lenient) if encoding else json.loads(body)
+        for name, value in fields.items():
+            if not _is_text(value):
+                return _bad(ascii(name)[1:-1], "expected Unicode text")
+    except (ValueError, RecursionError, AttributeError, TypeError, msgpack.UnpackException):
+        pass
+    return _bad("body", problem[:1].lower() + problem[1:])
+
+
+def _is_text(value: object) -> bool:
+    try:
+        encode_value(value, 0)
+    except UnicodeError:
+        return False
+    except ValueError:
+        return True  # refused for another reason, which is no reason here
+    return True
 
 
 def _explain(problem: str) -> str:
