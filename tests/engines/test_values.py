@@ -27,7 +27,9 @@ LEAVES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**64 - 1),
-    st.sampled_from([-(2**63), 2**64 - 1, 2**63, 127, 128, -32, -33, 255, 256, 65535, 65536, 2**32 - 1, 2**32]),
+    st.sampled_from(
+        [-(2**63), 2**64 - 1, 2**63, 127, 128, -32, -33, 255, 256, 65535, 65536, 2**32 - 1, 2**32]
+    ),
     st.floats(allow_nan=False, allow_infinity=False),
     TEXT,
     st.binary(max_size=40),
@@ -119,9 +121,45 @@ def test_damaged_when_bytes_change_then_as_the_twin(value: Any, encoding: Encodi
 
 
 FRAGMENTS = [
-    *(b'"', b"\\", b"\\u", b"\\ud800", b"\\udc00", b"\\u0024", b"$", b"$$", b"{", b"}", b"[", b"]", b",", b":"),
-    *(b"-", b"0", b"1e9", b".5", b"E+", b"null", b'{"$bytes":"', b"=", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5", b"\t"),
-    *(b"\xc1", b"\xd4", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xca\x7f\x80\x00\x00", b"\xa1a", b"\x91"),
+    *(
+        b'"',
+        b"\\",
+        b"\\u",
+        b"\\ud800",
+        b"\\udc00",
+        b"\\u0024",
+        b"$",
+        b"$$",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+    ),
+    *(
+        b"-",
+        b"0",
+        b"1e9",
+        b".5",
+        b"E+",
+        b"null",
+        b'{"$bytes":"',
+        b"=",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf5",
+        b"\t",
+    ),
+    *(
+        b"\xc1",
+        b"\xd4",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xca\x7f\x80\x00\x00",
+        b"\xa1a",
+        b"\x91",
+    ),
 ]
 
 
@@ -292,7 +330,14 @@ def test_depth_when_json_is_past_64_then_refused(opening: bytes, closing: bytes)
     agree(nest(64), JSON)
     agree(nest(64, b'{"$bytes":"aGk="}'), JSON)
     agree(nest(63, b"{}"), JSON)
-    for data in (nest(65), nest(64, b"[]"), nest(64, b"{}"), nest(64, b'{"a":1}'), nest(50_000), opening * 50_000):
+    for data in (
+        nest(65),
+        nest(64, b"[]"),
+        nest(64, b"{}"),
+        nest(64, b'{"a":1}'),
+        nest(50_000),
+        opening * 50_000,
+    ):
         for refuse in (check, decode_value):
             with pytest.raises(ValueError, match=r"deep|without end"):
                 refuse(data, JSON)
@@ -325,7 +370,12 @@ def test_duplicate_keys_when_carried_then_both_stay_and_the_last_counts() -> Non
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 65535, 65536])
 def test_counts_when_heads_change_their_width_then_exact(count: int) -> None:
-    for value in (list(range(count)), {f"k{i}": [i] for i in range(min(count, 70_000))}, "a" * count, b"b" * count):
+    for value in (
+        list(range(count)),
+        {f"k{i}": [i] for i in range(min(count, 70_000))},
+        "a" * count,
+        b"b" * count,
+    ):
         as_json = encode_value([value, "end"], JSON)
         assert transcode(as_json, JSON, MSGPACK) == msgpack.packb([value, "end"])
         assert transcode(msgpack.packb([value, "end"]), MSGPACK, JSON) == as_json

@@ -1,7 +1,7 @@
 """The slow, readable twin of the value scanners: same rules, plain Python, one character at a time.
 
-``parse`` gives a tree in which nothing is lost (duplicate keys stay, a double is never an integer); ``check``,
-``decode`` and ``transcode`` follow from it. Every refusal is a ValueError.
+``parse`` gives a tree in which nothing is lost (duplicate keys stay, a double is never an integer);
+``check``, ``decode`` and ``transcode`` follow from it. Every refusal is a ValueError.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def plain(tree: Any) -> Any:
 
 
 def parse(data: bytes, encoding: int) -> Any:
-    reader: JsonReader | MsgpackReader = JsonReader(data.decode()) if encoding == JSON else MsgpackReader(data)
+    reader: JsonReader | MsgpackReader = (
+        JsonReader(data.decode()) if encoding == JSON else MsgpackReader(data)
+    )
     return reader.whole()
 
 
@@ -75,7 +77,7 @@ class JsonReader:
     """RFC 8259 by recursive descent, with the rules of values."""
 
     NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-    ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}  # noqa: RUF012
+    ESCAPES = dict(zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True))  # noqa: RUF012
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,3 +1,4 @@
+# cython: autotestdict=False
 """Encoded values, decoded to Python objects; see decoder.pyi."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -225,7 +226,7 @@ cdef object json_item(Cursor *at, int depth):
 # -- msgpack
 
 cdef object msgpack_container(Cursor *at, Head *head, int depth):
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef list items
     cdef dict result
     cdef Head key
@@ -236,11 +237,11 @@ cdef object msgpack_container(Cursor *at, Head *head, int depth):
     at.pos = head.end
     if head.kind == KIND_ARRAY:
         items = []
-        for i in range(count):
+        for _i in range(count):
             items.append(msgpack_item(at, depth - 1))
         return items
     result = {}
-    for i in range(count):
+    for _i in range(count):
         read_value_head(&key, at.data, at.size, at.pos, True)
         name = cached_text(at.data + key.end, <Py_ssize_t>key.count)
         at.pos = key.end + <Py_ssize_t>key.count

@@ -5,11 +5,14 @@ from typing import final
 
 __all__ = ["Encoded", "Shape", "encode_value"]
 
+__pyx_capi__: dict[str, object]  # the C interface
+
 @final
 class Encoded:
     """A value that is encoded already; stands in other values where they are encoded.
 
-    Its bytes must have been checked: they are inserted as they are where the encodings agree, else transcoded.
+    Its bytes must have been checked: they are inserted as they are where the encodings agree, else
+    transcoded.
     """
 
     def __init__(self, data: bytes, encoding: int) -> None: ...

@@ -25,13 +25,13 @@ class PacketCodec:
     ) -> list[tuple[str | int | None, bytes | RequestError, int | None]]:
         """Split a message into its packets ``(event, body, ref)``.
 
-        ``body`` is the encoded body: in JSON well-formed, in msgpack only known to be complete; else, for a packet
-        that cannot be served, a RequestError with what is known of event and ref beside it. ``event`` is an int
-        only for a code that has no name here.
+        ``body`` is the encoded body: in JSON well-formed, in msgpack only known to be complete; else, for a
+        packet that cannot be served, a RequestError with what is known of event and ref beside it.
+        ``event`` is an int only for a code that has no name here.
 
         Raises:
-            RequestError: ``bad_packet`` if the message is not one packet or one batch, ``too_large`` for a batch
-                of too many packets; nothing of it may be served then.
+            RequestError: ``bad_packet`` if the message is not one packet or one batch, ``too_large`` for a
+                batch of too many packets; nothing of it may be served then.
 
         **Cost**: one pass; no recursion, whatever the depth.
         """

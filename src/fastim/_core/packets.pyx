@@ -1,3 +1,4 @@
+# cython: auto_pickle=False, autotestdict=False
 """Packets, as encoded bytes: split into their parts, and put together from values; see packets.pyi."""
 
 cimport cython
@@ -117,7 +118,7 @@ cdef class PacketCodec:
         if parts.items == 0:
             body = bad("an empty array is no packet")
         elif event is None:
-            body = bad("an event is a string" if parts.is_json else "an event is a string or a positive integer")
+            body = bad("an event is a string" + ("" if parts.is_json else " or a positive integer"))
         elif type(event) is RequestError:
             body = event
             event = None
@@ -231,7 +232,7 @@ cdef class PacketCodec:
 
     cdef int split_msgpack(self, const uint8_t *data, Py_ssize_t size, list packets) except -1:
         cdef Head head, first
-        cdef Py_ssize_t pos, i, count
+        cdef Py_ssize_t pos, _i, count
         read_head(&head, data, size, 0)
         if head.kind != KIND_ARRAY:
             raise ValueError("a message is an array: a packet or a batch of packets")
@@ -245,7 +246,7 @@ cdef class PacketCodec:
             if head.count > <uint64_t>self.max_packets:
                 raise RequestError(ErrorCode.TOO_LARGE, f"a batch holds at most {self.max_packets} packets")
             count = <Py_ssize_t>head.count
-            for i in range(count):
+            for _i in range(count):
                 read_head(&head, data, size, pos)
                 if head.kind == KIND_ARRAY:
                     pos = self.msgpack_packet(data, size, &head, packets)

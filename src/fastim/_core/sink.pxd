@@ -1,12 +1,11 @@
 """A growing byte buffer on the stack or the heap, and the two encodings' writers into it.
 
-Only inline functions: a module that cimports them gets its own copy. `open_sink`, then `finish` (which gives the
-bytes) or `close_sink`; both free, and `close_sink` may follow `finish`.
+Only inline functions: a module that cimports them gets its own copy. After `open_sink`, `finish` gives the
+bytes and `close_sink` frees them; it must be called.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 

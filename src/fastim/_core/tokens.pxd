@@ -30,12 +30,15 @@ cdef enum Lead:
     LEAD_WRONG
 
 cdef Py_ssize_t json_space(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) noexcept nogil
-# The index of the quote that ends the string whose first character is at pos. Without `rules` lone surrogates pass.
+# The index of the quote that ends the string whose first character is at pos. Without `rules` lone
+# surrogates pass.
 cdef Py_ssize_t json_string_end(
     const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint rules, bint *escaped
 ) except -1
-# Write the characters of a string that json_string_end has accepted by the rules; returns their bytes' number.
-cdef Py_ssize_t json_unescape(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out) noexcept nogil
+# Write the characters of a string that json_string_end has accepted by the rules; their bytes' number.
+cdef Py_ssize_t json_unescape(
+    const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out
+) noexcept nogil
 # How a key begins, escapes resolved: its first seven characters decide.
 cdef Lead key_lead(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 # The end of the number that begins at pos.

@@ -1,7 +1,8 @@
+# cython: autotestdict=False
 """The letters and words that encoded values are made of: UTF-8, base64, JSON's tokens, msgpack's heads.
 
-Nothing here knows a whole value. Positions are byte offsets; every function takes the data's size and never reads
-past it, but those that read what another one has accepted.
+Nothing here knows a whole value. Positions are byte offsets; every function takes the data's size and never
+reads past it, but those that read what another one has accepted.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -23,7 +24,7 @@ cdef int wrong(str what, Py_ssize_t pos) except -1:
 # -- UTF-8
 
 cdef inline Py_ssize_t utf8_step(const uint8_t *data, Py_ssize_t left) noexcept nogil:
-    """The length of the character that begins here with a byte >= 0x80; 0 if it is none (RFC 3629, section 4)."""
+    """The length of the character that begins here, past ASCII; 0 if it is none (RFC 3629, section 4)."""
     cdef uint8_t c = data[0]
     if c < 0xC2 or left < 2:
         return 0
@@ -135,8 +136,12 @@ cdef Py_ssize_t base64_decode(const uint8_t *text, Py_ssize_t size, uint8_t *out
 
 # -- JSON (RFC 8259): tokens
 
+cdef inline bint is_space(uint8_t c) noexcept nogil:
+    return c == c' ' or c == c'\n' or c == c'\t' or c == c'\r'
+
+
 cdef Py_ssize_t json_space(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) noexcept nogil:
-    while pos < size and (data[pos] == c' ' or data[pos] == c'\n' or data[pos] == c'\t' or data[pos] == c'\r'):
+    while pos < size and is_space(data[pos]):
         pos += 1
     return pos
 
@@ -234,7 +239,9 @@ cdef inline uint8_t escaped_character(uint8_t c) noexcept nogil:
     return c
 
 
-cdef Py_ssize_t json_unescape(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out) noexcept nogil:
+cdef Py_ssize_t json_unescape(
+    const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out
+) noexcept nogil:
     cdef Py_ssize_t pos = begin, length = 0
     cdef uint32_t code
     while pos < end:
@@ -375,7 +382,9 @@ cdef inline uint64_t big_endian(const uint8_t *data, int width) noexcept nogil:
     return value
 
 
-cdef int head_fields(Head *head, int kind, int width, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) except -1:
+cdef int head_fields(
+    Head *head, int kind, int width, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos
+) except -1:
     """Set kind and count from a length of `width` bytes behind the first byte."""
     if size - pos - 1 < width:
         wrong("truncated", size)

@@ -13,8 +13,8 @@ cdef struct Found:
     int kind  # a Kind
     bint too_deep  # JSON without `rules`: deeper than MAX_SYNTAX_DEPTH, brackets only counted
 
-# A value's end. With `rules` all rules of values, else (JSON only) the grammar and UTF-8. With a sink the value
-# is written to it in the other encoding. Raises ValueError at what is wrong.
+# A value's end. With `rules` all rules of values, else (JSON only) the grammar and UTF-8. With a sink the
+# value is written to it in the other encoding. Raises ValueError at what is wrong.
 cdef Py_ssize_t json_value(
     const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint rules, Sink *sink, Found *found
 ) except -1

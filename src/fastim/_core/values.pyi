@@ -4,6 +4,8 @@ from enum import IntEnum
 
 __all__ = ["Encoding", "Kind", "check", "check_name", "is_string", "transcode"]
 
+__pyx_capi__: dict[str, object]  # the C interface
+
 class Encoding(IntEnum):
     """How packets and values are encoded. Plain ints serve as well."""
 
@@ -25,11 +27,12 @@ class Kind(IntEnum):
 def check(data: bytes | bytearray | memoryview, encoding: int) -> Kind:
     """Check that ``data`` is exactly one value: nothing missing, nothing behind it (JSON: but white space).
 
-    A value is null, a boolean, an integer from −2^63 to 2^64−1, a finite double, a string of Unicode scalar values
-    (NUL included), bytes, an array or a map with string keys, at most 64 arrays and maps deep. In JSON bytes are
-    ``{"$bytes": "<base64>"}`` (RFC 4648, section 4: padded, no white space, pad bits zero), and other keys that begin
-    with ``$`` begin with ``$$``. ``-0`` is the integer 0. In msgpack extension types are no values; every width of a
-    number or length is accepted. A key that comes twice is accepted and carried as it is; who decodes takes the last.
+    A value is null, a boolean, an integer from −2^63 to 2^64−1, a finite double, a string of Unicode scalar
+    values (NUL included), bytes, an array or a map with string keys, at most 64 arrays and maps deep. In
+    JSON bytes are ``{"$bytes": "<base64>"}`` (RFC 4648, section 4: padded, no white space, pad bits zero),
+    and other keys that begin with ``$`` begin with ``$$``. ``-0`` is the integer 0. In msgpack extension
+    types are no values; every width of a number or length is accepted. A key that comes twice is accepted
+    and carried as it is; who decodes takes the last.
 
     Args:
         data: Encoded bytes; borrowed until the call returns.
@@ -47,9 +50,9 @@ def check(data: bytes | bytearray | memoryview, encoding: int) -> Kind:
 def transcode(data: bytes | bytearray | memoryview, source: int, target: int) -> bytes:
     """Write a value in the other encoding, checking it like ``check`` on the way.
 
-    Exact both ways: integers stay integers, doubles doubles (shortest decimal that reads back), strings, bytes and
-    keys are the same after any number of turns. The result is compact: no white space, shortest msgpack forms.
-    The same encoding twice gives ``data`` back, checked.
+    Exact both ways: integers stay integers, doubles doubles (shortest decimal that reads back), strings,
+    bytes and keys are the same after any number of turns. The result is compact: no white space, shortest
+    msgpack forms. The same encoding twice gives ``data`` back, checked.
 
     Args:
         data: Encoded bytes; borrowed until the call returns.

@@ -1,3 +1,4 @@
+# cython: autotestdict=False
 """Values that stay encoded: checked and transcoded in one pass over their bytes; see values.pyi."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -249,7 +250,9 @@ cdef Py_ssize_t json_count_brackets(const uint8_t *data, Py_ssize_t size, Py_ssi
     return -1  # not reached
 
 
-cdef Py_ssize_t json_literal(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, Sink *sink, Found *found) except -1:
+cdef Py_ssize_t json_literal(
+    const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, Sink *sink, Found *found
+) except -1:
     cdef Py_ssize_t left = size - pos
     cdef const uint8_t *at = data + pos
     if left >= 4 and memcmp(at, b"null", 4) == 0:

@@ -34,8 +34,8 @@ __all__ = [
 MAX_BATCH_COUNT = 1000
 
 Packet: TypeAlias = tuple[str | int | None, bytes | RequestError, int | None]
-"""``(event, body, ref)``: the body encoded, or a RequestError that answers the packet, with what of event and ref
-is known. The event is an int only for a msgpack code without a name (an application's, or unknown)."""
+"""``(event, body, ref)``: the body encoded, or a RequestError that answers the packet, with what of event and
+ref is known. The event is an int only for a msgpack code without a name (an application's, or unknown)."""
 
 _codec = PacketCodec(NAMES, max_packets=MAX_BATCH_COUNT, max_event_bytes=MAX_EVENT_BYTES)
 
@@ -49,8 +49,9 @@ Raises:
 encode_packet = _codec.encode
 """``encode_packet(event, body, encoding, ref=None) -> bytes``; see ``PacketCodec.encode``."""
 
+
 def decode_value(body: bytes, encoding: int) -> Any:
-    """Decode a value to Python: bytes as ``bytes``, keys without the ``$`` that escapes them, maps as ``dict``.
+    """Decode a value to Python: bytes as ``bytes``, maps as ``dict``, keys without the ``$`` of JSON.
 
     Args:
         body: Encoded; checked here.

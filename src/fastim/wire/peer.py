@@ -62,11 +62,11 @@ def _server_packet(
 
 
 def error_of(body: Any) -> RequestError:
-    """Make the exception that an ``error`` packet's body stands for; a code not known here is ``internal``."""
+    """Make the exception that an ``error`` packet's body stands for; an unknown code is ``internal``."""
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message", ""))
     retry_after_ms = fields.get("retry_after_ms")
-    code = fields.get("code")
+    code = str(fields.get("code"))
     if code == ErrorCode.RATE_LIMITED and isinstance(retry_after_ms, int):
         return LimitExceeded(message, retry_after_ms)
     try:
