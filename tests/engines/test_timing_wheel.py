@@ -78,5 +78,5 @@ class WheelMachine(RuleBasedStateMachine):
         assert (self.wheel.next_due_ns() == 0) == (self.reference.next_due_ns() == 0)
 
 
-WheelMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+WheelMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestTimingWheel = WheelMachine.TestCase
