@@ -220,6 +220,7 @@ cdef class Hub:
     cdef unsigned long thread
     cdef int epoll
     cdef bint polling
+    cdef bint busy  # in a call that must not be re-entered
     cdef bint notified
     cdef bint shut
     cdef bint accept_paused
@@ -345,6 +346,9 @@ cdef class Hub:
             raise RuntimeError("the hub belongs to the thread that made it")
         if self.shut:
             raise RuntimeError("the hub is shut down")
+        if self.busy:
+            # From on_dirty, or a finalizer that the garbage collector runs: rows are in use further up the stack.
+            raise RuntimeError("the hub is in the middle of a call")
         return 0
 
     cdef inline Row *_row(self, handle) except? NULL:
@@ -757,13 +761,13 @@ cdef class Hub:
         cdef int half = self.tick_messages // 2
         self._enter()
         self.now_ns = now_ns
-        self.polling = True
+        self.polling = self.busy = True
         try:
             self._run_timers()
             half = self._run_ready(half)
             self._run_sockets(self.tick_messages - self.tick_messages // 2 + half)
         finally:
-            self.polling = False
+            self.polling = self.busy = False
         events = self.events
         self.events = []
         return events
@@ -891,12 +895,19 @@ cdef class Hub:
 
     def flush(self, int64_t now_ns):
         """Write every connection that has something to send, once. The GIL is released meanwhile."""
-        cdef uint32_t i
-        cdef Row *row
-        cdef SlotList turn
         self._enter()
         self.now_ns = now_ns
         self.notified = False
+        self.busy = True
+        try:
+            self._flush()
+        finally:
+            self.busy = False
+
+    cdef int _flush(self) except -1:
+        cdef uint32_t i
+        cdef Row *row
+        cdef SlotList turn
         turn = self.dirty
         self.dirty = self.flushing
         self.dirty.count = 0
@@ -915,6 +926,7 @@ cdef class Hub:
             self._attend(row_at(self.slab, self.attention.slots[i]))
         self.attention.count = 0
         self.framer.end_tick()
+        return 0
 
     cdef int _flush_row(self, Row *row) except -1 nogil:
         cdef int result
@@ -1183,13 +1195,21 @@ cdef class Hub:
         """
         cdef Row *row = self._row(handle)
         cdef const uint8_t[::1] view = data
-        cdef size_t done = 0
-        cdef size_t part
         self.now_ns = now_ns
         if row == NULL or not row.flags & IS_FED:
             return 0
+        self.busy = True
+        try:
+            self._feed(row, view)
+        finally:
+            self.busy = False
+        return row.inbound.left_size if row.inbound != NULL else 0
+
+    cdef int _feed(self, Row *row, const uint8_t[::1] view) except -1:
+        cdef size_t done = 0
+        cdef size_t part
         while done < <size_t>view.shape[0] and not row.flags & IS_EOF:
-            row.received_ns = now_ns
+            row.received_ns = self.now_ns
             part = <size_t>view.shape[0] - done
             if part > RECEIVE_BYTES:
                 part = RECEIVE_BYTES
@@ -1201,13 +1221,16 @@ cdef class Hub:
                 memcpy(self.receive_buffer, &view[done], part)
                 self._receive(row, self.receive_buffer, part, self.message_budget)
             done += part
-        return row.inbound.left_size if row.inbound != NULL else 0
+        return 0
 
     def feed_eof(self, handle, int64_t now_ns):
         """The transport is at its end; what was fed before is still handled first."""
         cdef Row *row = self._row(handle)
         self.now_ns = now_ns
-        if row != NULL and row.flags & IS_FED:
+        if row == NULL or not row.flags & IS_FED:
+            return
+        self.busy = True
+        try:
             while row.state in (OPEN, CLOSING) and row.inbound != NULL and row.inbound.left_size:
                 if row.flags & IS_PAUSED:
                     break
@@ -1215,6 +1238,8 @@ cdef class Hub:
             self._lost(row, CLOSE_ABNORMAL, "")
             row.flags &= ~IS_LISTED
             self._free_row(row)
+        finally:
+            self.busy = False
 
     def take(self, handle, size_t max_bytes):
         """Bytes to send, at most `max_bytes`; b"" if there are none. They count as sent."""
@@ -1509,20 +1534,32 @@ cdef class Hub:
             To how many connections it was queued.
         """
         cdef Topic *t
-        cdef Row *row
-        cdef Span spans[KINDS]
-        cdef int framed = 0  # bits of the kinds in spans
-        cdef int kind
-        cdef uint32_t i
         cdef uint64_t excluded = <uint64_t>exclude
         cdef size_t reached = 0
-        cdef bytes packet
         self._enter()
         t = self.topics.find(<uint64_t>topic)
         if t == NULL:
             return 0
         if not LANE_NORMAL <= lane <= LANE_LOW:
             raise ValueError("a topic has the lanes NORMAL and LOW")
+        self.busy = True
+        try:
+            self._publish(t, json, msgpack, excluded, lane, &reached)
+        finally:
+            self.busy = False
+        if self.slow.count:
+            self._end_slow()
+        return reached
+
+    cdef int _publish(
+        self, Topic *t, bytes json, bytes msgpack, uint64_t excluded, int lane, size_t *reached
+    ) except -1:
+        cdef Row *row
+        cdef Span spans[KINDS]
+        cdef int framed = 0  # bits of the kinds in spans
+        cdef int kind
+        cdef uint32_t i
+        cdef bytes packet
         for i in range(t.count):
             row = row_at(self.slab, t.members[i])
             if excluded and handle_of(row) == excluded:
@@ -1534,10 +1571,8 @@ cdef class Hub:
                     continue
                 self.framer.packet(&self.framer.published[kind], kind, packet, &spans[kind])
                 framed |= 1 << kind
-            reached += <size_t>self._push(row, lane, &spans[kind])
-        if self.slow.count:
-            self._end_slow()
-        return reached
+            reached[0] += <size_t>self._push(row, lane, &spans[kind])
+        return 0
 
     # -- what there is
 
