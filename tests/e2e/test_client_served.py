@@ -1,13 +1,12 @@
 """The client against ``fastim serve``: send, receive, history, read marks, and coming back."""
 
 import asyncio
-from urllib.parse import urlsplit
 
 import pytest
 
 from fastim.client import ConnectionClosed, connect
 from fastim.errors import ErrorCode, RequestError
-from tests.e2e.served import serve
+from tests.e2e.serving import ServerProcess
 
 UNLIMITED = {
     "FASTIM_LIMITS__MESSAGES_PER_MINUTE": "0",
@@ -19,9 +18,9 @@ UNLIMITED = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serve(tmp_path_factory.mktemp("client") / "data", **UNLIMITED) as server:
-        yield server
-        assert server.stop() == 0
+    server = ServerProcess(tmp_path_factory.mktemp("client") / "data", (), dict(UNLIMITED))
+    yield server
+    assert server.stop() == 0
 
 
 async def next_of(client, name):
@@ -36,8 +35,8 @@ async def next_of(client, name):
 async def test_two_users_when_they_talk_then_each_message_arrives_once(server, encoding):
     lobby = f"lobby-{encoding}"
     async with (
-        connect(server.url, token=server.token("ann"), encoding=encoding) as ann,
-        connect(server.url, token=server.token("bob")) as bob,
+        connect(server.http, token=server.token("ann"), encoding=encoding) as ann,
+        connect(server.http, token=server.token("bob")) as bob,
     ):
         await ann.create_conversation(["bob"], conversation=lobby)
         content = {"text": "grüße 🌍", "raw": b"\x00\xff", "$key": [1, 2.5, None, True, 2**64 - 1]}
@@ -64,8 +63,8 @@ async def test_two_users_when_they_talk_then_each_message_arrives_once(server, e
 
 async def test_strangers_when_they_ask_then_are_refused(server):
     async with (
-        connect(server.url, token=server.token("ann")) as ann,
-        connect(server.url, token=server.token("eve")) as eve,
+        connect(server.http, token=server.token("ann")) as ann,
+        connect(server.http, token=server.token("eve")) as eve,
     ):
         await ann.create_conversation(conversation="private")
         for call in (eve.send("private", "x"), eve.history("private"), eve.members("private")):
@@ -76,14 +75,14 @@ async def test_strangers_when_they_ask_then_are_refused(server):
 
 async def test_bad_token_when_shown_then_connect_raises(server):
     with pytest.raises(ConnectionClosed) as caught:
-        await connect(server.url, token="no.such.token")
+        await connect(server.http, token="no.such.token")
     assert caught.value.code == 4001
 
 
 async def test_many_sends_when_at_once_then_all_are_stored_in_one_order(server):
     async with (
-        connect(server.url, token=server.token("ann")) as ann,
-        connect(server.url, token=server.token("bob")) as bob,
+        connect(server.http, token=server.token("ann")) as ann,
+        connect(server.http, token=server.token("bob")) as bob,
     ):
         await ann.create_conversation(["bob"], conversation="busy")
         sent = await asyncio.gather(*(ann.send("busy", f"text {number}") for number in range(1_000)))
@@ -91,48 +90,43 @@ async def test_many_sends_when_at_once_then_all_are_stored_in_one_order(server):
         assert [(await next_of(bob, "new_message"))["seq"] for _ in range(1_000)] == list(range(1, 1_001))
 
 
-async def test_application_events_when_the_echo_app_serves_then_are_answered(tmp_path):
-    with serve(tmp_path / "data", "examples.echo_app:app", **UNLIMITED) as server:
-        async with (
-            connect(server.url, token=server.token("ann")) as ann,
-            connect(server.url, token=server.token("bob"), encoding="msgpack") as bob,
-        ):
-            body = {"text": "x", "list": [1, 2]}
-            assert await ann.request("echo", body) == body
-            await ann.emit("pub", {"text": "to all"})
-            assert await next_of(ann, "msg") == {"text": "to all"}
-            assert await next_of(bob, "msg") == {"text": "to all"}
+async def test_application_events_when_the_echo_app_serves_then_are_answered(start):
+    server = start("examples.echo_app:app", **UNLIMITED)
+    async with (
+        connect(server.http, token=server.token("ann")) as ann,
+        connect(server.http, token=server.token("bob"), encoding="msgpack") as bob,
+    ):
+        body = {"text": "x", "list": [1, 2]}
+        assert await ann.request("echo", body) == body
+        await ann.emit("pub", {"text": "to all"})
+        assert await next_of(ann, "msg") == {"text": "to all"}
+        assert await next_of(bob, "msg") == {"text": "to all"}
 
 
-async def test_server_when_killed_and_started_again_then_nothing_is_lost_or_doubled(tmp_path):
-    data = tmp_path / "data"
-    with serve(data, **UNLIMITED) as server:
-        port = urlsplit(server.url).port
-        tokens = [server.token("ann"), server.token("bob")]
-        ann, bob = [connect(server.url, token=token, backoff_cap_s=0.2) for token in tokens]
-        async with ann, bob:
-            await ann.create_conversation(["bob"], conversation="c")
-            before = [await ann.send("c", f"before {number}") for number in range(10)]
-            sending = [asyncio.create_task(ann.send("c", f"during {number}")) for number in range(300)]
-            await next_of(bob, "new_message")
-            server.kill()
-            with serve(data, port=port, **UNLIMITED):
-                during = await asyncio.gather(*sending)
-                seqs = sorted(answer.seq for answer in (*before, *during))
-                assert seqs == list(range(1, 311))
-                heard = [(await next_of(bob, "new_message"))["seq"] for _ in range(309)]
-                assert heard == list(range(2, 311))
-                assert (await ann.send("c", "after")).seq == 311
+async def test_server_when_killed_and_started_again_then_nothing_is_lost_or_doubled(start):
+    server = start(**UNLIMITED)
+    tokens = [server.token("ann"), server.token("bob")]
+    ann, bob = [connect(server.http, token=token, backoff_base_s=0.05, backoff_cap_s=0.2) for token in tokens]
+    async with ann, bob:
+        await ann.create_conversation(["bob"], conversation="c")
+        before = [await ann.send("c", f"before {number}") for number in range(10)]
+        sending = [asyncio.create_task(ann.send("c", f"during {number}")) for number in range(300)]
+        await next_of(bob, "new_message")
+        server.kill()
+        start(PORT=str(server.port), **UNLIMITED)
+        during = await asyncio.gather(*sending)
+        assert sorted(answer.seq for answer in (*before, *during)) == list(range(1, 311))
+        heard = [(await next_of(bob, "new_message"))["seq"] for _ in range(309)]
+        assert heard == list(range(2, 311))
+        assert (await ann.send("c", "after")).seq == 311
 
 
-async def test_server_when_it_shuts_down_in_order_then_the_client_comes_back(tmp_path):
-    data = tmp_path / "data"
-    with serve(data, **UNLIMITED) as server:
-        port = urlsplit(server.url).port
-        async with connect(server.url, token=server.token("ann"), backoff_cap_s=0.2) as ann:
-            await ann.create_conversation(conversation="c")
-            first = await ann.send("c", "one")
-            assert await asyncio.to_thread(server.stop) == 0
-            assert (await next_of(ann, "server_shutdown"))["reconnect"] is True
-            with serve(data, port=port, **UNLIMITED):
-                assert (await ann.send("c", "two")).seq == first.seq + 1
+async def test_server_when_it_shuts_down_in_order_then_the_client_comes_back(start):
+    server = start(**UNLIMITED)
+    async with connect(server.http, token=server.token("ann"), backoff_base_s=0.05, backoff_cap_s=0.2) as ann:
+        await ann.create_conversation(conversation="c")
+        first = await ann.send("c", "one")
+        assert await asyncio.to_thread(server.stop) == 0
+        assert (await next_of(ann, "server_shutdown"))["reconnect"] is True
+        start(PORT=str(server.port), **UNLIMITED)
+        assert (await ann.send("c", "two")).seq == first.seq + 1

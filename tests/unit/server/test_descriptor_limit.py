@@ -46,5 +46,6 @@ def test_describe_when_raised_or_cut_then_both_are_said() -> None:
         "descriptor limit 4096 (raised from 1024), at most 3968 connections"
     )
     assert Descriptors(4096, 4096, 3968, 9000).describe() == (
-        "descriptor limit 4096 (as it was), at most 3968 connections, fewer than the 9000 of limits.max_connections"
+        "descriptor limit 4096 (as it was), at most 3968 connections, "
+        "fewer than the 9000 of limits.max_connections"
     )
