@@ -8,6 +8,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from math import gcd
+from operator import index
 
 from fastim._core.keytable cimport NO_ROW, KeyTable
 
@@ -48,8 +49,8 @@ cdef inline int check_count(const BucketLimit* limit, uint64_t count) except -1:
 @cython.final
 cdef class TokenBucket:
 
-    def __cinit__(self, uint64_t rate, uint64_t burst, uint64_t period_ns=1_000_000_000):
-        set_limit(&self.limit, rate, burst, period_ns)
+    def __cinit__(self, rate, burst, period_ns=1_000_000_000):
+        set_limit(&self.limit, index(rate), index(burst), index(period_ns))
         self.bucket.level = self.limit.capacity
 
     def __reduce__(self):
@@ -150,12 +151,12 @@ cdef struct BucketRow:  # 24 bytes
 cdef class TokenBuckets(LimitTable):
 
     def __cinit__(
-        self, uint64_t rate, uint64_t burst, uint64_t period_ns=1_000_000_000, *,
+        self, rate, burst, period_ns=1_000_000_000, *,
         uint32_t max_keys=1 << 20, bytes hash_key=None,
     ):
         self.max_keys = max_keys
         self.setup(sizeof(BucketRow), hash_key)
-        set_limit(&self.limit, rate, burst, period_ns)
+        set_limit(&self.limit, index(rate), index(burst), index(period_ns))
 
     def take(self, key, uint64_t count, uint64_t now_ns):
         cdef uint64_t digest = 0
