@@ -194,11 +194,22 @@ def chat(
         fastim chat bob lobby --url wss://chat.example.com/ws --token "$TOKEN"
     """
     settings = read_settings(config, {"server.data": data})
+    api_key = None
     if token is None:
         token = make_token(settings, user, None, None, None, ["name_conversations"], "1d")
+        api_key = read_api_key(settings)
     from fastim.client.chat import run
 
-    raise typer.Exit(run(url or default_url(settings), token, conversation, user))
+    raise typer.Exit(run(url or default_url(settings), token, conversation, user, api_key))
+
+
+def read_api_key(settings: Settings) -> str:
+    """Return the key for ``/v1`` of a server with the same settings."""
+    from fastim.guard.secrets import API_KEY_FILE, load_or_create
+
+    if settings.auth.api_key is not None:
+        return settings.auth.api_key.get_secret_value()
+    return load_or_create(settings.server.data, API_KEY_FILE).decode()
 
 
 def read_settings(config: Path | None, flags: dict[str, object]) -> Settings:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
 
 from rich.console import Console
 from rich.text import Text
@@ -23,13 +26,16 @@ __all__ = ["chat", "run"]
 
 HISTORY_SHOWN = 20  # messages shown at the start
 LINE_QUEUE = 100  # lines read ahead of the server
-HELP = "/quit leaves, /history shows more, /members who is here, //text sends a line that begins with /"
+JOIN_TIMEOUT_S = 10.0
+HELP = (
+    "/quit leaves, /history shows more, /members who is here, /add USER lets somebody in, //text sends /text"
+)
 
 
-def run(url: str, token: str, conversation: str, user: str) -> int:
+def run(url: str, token: str, conversation: str, user: str, api_key: str | None = None) -> int:
     """Talk in a conversation over standard input and output; return the exit status (see ``chat``)."""
     try:
-        return asyncio.run(chat(url, token, conversation, user))
+        return asyncio.run(chat(url, token, conversation, user, api_key=api_key))
     except KeyboardInterrupt:
         return 0
 
@@ -40,18 +46,21 @@ async def chat(
     conversation: str,
     user: str,
     *,
+    api_key: str | None = None,
     console: Console | None = None,
     input_fd: int | None = None,
 ) -> int:
     """Talk in a conversation until ``/quit`` or the end of the input.
 
-    The conversation is created, or joined, if the server lets us choose its id.
+    The conversation is created if there is none and the server lets us choose its id. One that we are not in
+    is joined with the API key; without it we wait until a member adds us.
 
     Args:
         url: The server's address.
         token: The user's token.
         conversation: The conversation's id.
         user: The user's id, to tell own messages.
+        api_key: The server's, which lets its operator join; None: there is none.
         console: Where to print; None: standard output.
         input_fd: What to read lines from; None: standard input.
 
@@ -61,7 +70,7 @@ async def chat(
     console = console or Console(highlight=False, soft_wrap=True)
     try:
         async with connect(url, token=token) as client:
-            await _enter(client, conversation)
+            await _enter(client, url, conversation, user, api_key, console)
             terminal = Chat(client, conversation, user, console)
             await terminal.show_history(HISTORY_SHOWN)
             await terminal.talk(read_lines(sys.stdin.fileno() if input_fd is None else input_fd))
@@ -71,14 +80,44 @@ async def chat(
     return 0
 
 
-async def _enter(client: Connection, conversation: str) -> None:
-    """Create the conversation if need be and we may; else being in it already is enough."""
+async def _enter(
+    client: Connection, url: str, conversation: str, user: str, api_key: str | None, console: Console
+) -> None:
+    """Become a member, one way or another."""
     try:
         await client.create_conversation(conversation=conversation, title=conversation)
+        return
     except RequestError as error:
         if error.code not in (ErrorCode.FORBIDDEN, ErrorCode.CONFLICT):
             raise
-        await client.history(conversation, limit=1)  # forbidden here: not ours to read
+    with contextlib.suppress(RequestError):
+        await client.history(conversation, limit=1)
+        return
+    if api_key is not None:
+        await asyncio.to_thread(_join, url, conversation, user, api_key)
+        return
+    console.print(Text(f"not in {conversation} yet: a member has to type /add {user}", style="yellow"))
+    async for name, body in client:
+        if name == "conversation" and body["conversation"]["conversation"] == conversation:
+            return
+
+
+def _join(url: str, conversation: str, user: str, api_key: str) -> None:
+    """Add the user over ``/v1``, as an operator does."""
+    parts = urlsplit(url)
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    request = Request(
+        f"{scheme}://{parts.netloc}/v1/conversations/{quote(conversation, safe='')}/members",
+        data=json.dumps({"members": [user]}).encode(),
+        headers={"X-API-Key": api_key, "Content-Type": "application/json"},
+    )
+    try:
+        with urlopen(request, timeout=JOIN_TIMEOUT_S):
+            return
+    except OSError as error:  # HTTPError is one
+        raise RequestError(
+            ErrorCode.FORBIDDEN, f"not in {conversation}, and joining failed: {error}"
+        ) from None
 
 
 async def read_lines(fd: int) -> AsyncIterator[str]:
@@ -145,6 +184,8 @@ class Chat:
         elif line == "/members":
             page = await self._client.members(self._conversation)
             self._note(", ".join(member["user"] for member in page["members"]))
+        elif line.startswith("/add "):
+            await self._client.update_conversation(self._conversation, add=line.split()[1:])
         elif line.startswith("/") and not line.startswith("//"):
             self._note(HELP)
         elif line.strip():

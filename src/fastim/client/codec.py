@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from fastim._core.packets import PacketCodec
 from fastim.client.options import EncodingName
-from fastim.errors import CloseCode, ErrorCode, ProtocolError, RequestError
-from fastim.wire.events import MAX_EVENT_BYTES, NAMES
-from fastim.wire.native import Encoded, Encoding, encode_value, plain_value
+from fastim.errors import ErrorCode, RequestError
+from fastim.wire.native import Encoded, Encoding, encode_value
+from fastim.wire.peer import ServerPacket, decode_server_message, encode_client_packet
 
-__all__ = ["Codec", "Packet"]
-
-# The server may batch more than a client may; what bounds it is the size of a WebSocket message.
-_packets = PacketCodec(NAMES, max_packets=1_000_000, max_event_bytes=MAX_EVENT_BYTES)
-
-
-class Packet(NamedTuple):
-    """A packet with its body as plain values; the event an int for a code without a name here."""
-
-    event: str | int
-    body: Any
-    ref: int | None
+__all__ = ["Codec"]
 
 
 class Codec:
@@ -42,35 +28,21 @@ class Codec:
         Raises:
             RequestError: ``bad_request``: the body holds what the protocol does not carry.
         """
+        encoding = self._encoding
         try:
             if isinstance(body, dict) and "content" in body:
                 # By itself: the depth that content may have counts from here.
-                body = body | {
-                    "content": Encoded(encode_value(body["content"], self._encoding), self._encoding)
-                }
-            return _packets.encode(event, body, self._encoding, ref)
+                content = Encoded(encode_value(body["content"], encoding), encoding)
+                body = body | {"content": content}
+            return encode_client_packet(event, body, encoding, ref)
         except ValueError as error:
             raise RequestError(ErrorCode.BAD_REQUEST, str(error)) from None
 
-    def decode(self, message: str | bytes) -> list[Packet]:
+    def decode(self, message: str | bytes) -> list[ServerPacket]:
         """Decode a message into its packets.
 
         Raises:
             ProtocolError: It is none that a fastim server sends.
         """
         data = message.encode() if isinstance(message, str) else message
-        try:
-            return [self._packet(*parts) for parts in _packets.split(data, self._encoding)]
-        except (RequestError, ValueError, RecursionError) as error:
-            raise ProtocolError(CloseCode.UNSUPPORTED_DATA, f"not a packet: {error}"[:120]) from None
-
-    def _packet(self, event: str | int | None, body: bytes | RequestError, ref: int | None) -> Packet:
-        if event is None or isinstance(body, RequestError):
-            raise ValueError(body)
-        return Packet(event, self._value(body), ref)
-
-    def _value(self, body: bytes) -> Any:
-        if self._encoding is Encoding.MSGPACK:
-            return msgspec.msgpack.decode(body)
-        value = msgspec.json.decode(body)
-        return plain_value(value) if b'"$' in body else value
+        return decode_server_message(data, self._encoding)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from fastim.client.backoff import Backoff
 from fastim.client.calls import Call, CallTable
-from fastim.client.codec import Codec, Packet
+from fastim.client.codec import Codec
 from fastim.client.errors import CallTimeout, ClientError, ConnectionClosed, ConnectionLost
 from fastim.client.events import Event, EventQueue, Sent
 from fastim.client.handlers import Handler, Handlers
@@ -20,7 +20,8 @@ from fastim.client.link import Ended, Link, Welcome
 from fastim.client.options import EncodingName, Options, Token, read_token, websocket_url
 from fastim.client.policy import After
 from fastim.client.requests import Requests
-from fastim.errors import CloseCode, ErrorCode, LimitExceeded, RequestError
+from fastim.errors import CloseCode, ErrorCode, RequestError
+from fastim.wire.peer import ServerPacket, error_of
 
 __all__ = ["Connection", "connect"]
 
@@ -236,13 +237,13 @@ class Connection(Requests):
 
     # -- what arrives
 
-    def _dispatch(self, packet: Packet) -> None:
+    def _dispatch(self, packet: ServerPacket) -> None:
         try:
             self._take(packet)
         except (KeyError, TypeError, AttributeError):
             log.exception("%s from the server lacks what the protocol promises", packet.event)
 
-    def _take(self, packet: Packet) -> None:
+    def _take(self, packet: ServerPacket) -> None:
         event, body, ref = packet
         if event in ("ok", "error"):
             if ref is not None:
@@ -287,7 +288,7 @@ class Connection(Requests):
             if not call.answer.done():
                 call.answer.set_result(body)
         else:
-            call.fail(_request_error(body))
+            call.fail(error_of(body))
 
     # -- calls
 
@@ -538,13 +539,3 @@ def connect(
             max_in_flight=max_in_flight,
         )
     )
-
-
-def _request_error(body: Any) -> RequestError:
-    code, message = body.get("code", ErrorCode.INTERNAL), body.get("message", "")
-    if code == ErrorCode.RATE_LIMITED:
-        return LimitExceeded(message, body.get("retry_after_ms", 0))
-    try:
-        return RequestError(ErrorCode(code), message)
-    except ValueError:  # a newer server's
-        return RequestError(ErrorCode.INTERNAL, f"{code}: {message}")

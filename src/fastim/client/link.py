@@ -12,10 +12,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
-from fastim.client.codec import Codec, Packet
+from fastim.client.codec import Codec
 from fastim.client.options import Options, websocket_url
 from fastim.client.policy import After, after_close, after_status, is_refusal, retry_after_ms_of
 from fastim.errors import CloseCode, ErrorCode, ProtocolError
+from fastim.wire.peer import ServerPacket
 
 __all__ = ["Ended", "Link", "Welcome"]
 
@@ -72,7 +73,7 @@ class Link:
         self._options = options
         self._codec = codec
         self._socket: ClientConnection | None = None
-        self._early: list[Packet] = []
+        self._early: list[ServerPacket] = []
         self._lost: str = ""
         self._received_s = 0.0
         self.heartbeat_s = 0.0
@@ -122,7 +123,7 @@ class Link:
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
             raise Ended(CloseCode.ABNORMAL, str(error) or "no connection", After.RECONNECT) from error
 
-    async def _hello_answer(self, hello: bytes) -> Packet:
+    async def _hello_answer(self, hello: bytes) -> ServerPacket:
         assert self._socket is not None
         if not await self.write(hello):
             raise self._ended()
@@ -149,7 +150,7 @@ class Link:
             return Ended(CloseCode.ABNORMAL, message, After.RECONNECT, error.get("retry_after_ms", 0))
         return Ended(CloseCode.UNAUTHORIZED, message, After.STOP)
 
-    async def packets(self) -> AsyncIterator[Packet]:
+    async def packets(self) -> AsyncIterator[ServerPacket]:
         """Yield what arrives until the socket is gone.
 
         Raises:

@@ -42,6 +42,8 @@ class Options:
             raise ValueError('encoding must be "json" or "msgpack"')
         if self.max_in_flight < 1 or self.max_queue < 1:
             raise ValueError("max_in_flight and max_queue must be positive")
+        if not 0 <= self.backoff_base_s <= self.backoff_cap_s:
+            raise ValueError("0 <= backoff_base_s <= backoff_cap_s must hold")
 
 
 def websocket_url(url: str) -> str:

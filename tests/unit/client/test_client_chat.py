@@ -84,12 +84,29 @@ async def test_chat_when_the_id_cannot_be_chosen_but_one_is_in_it_then_talks():
         assert (await talk_through_a_pipe(url, b""))[0] == 0
 
 
-async def test_chat_when_turned_away_then_says_why_and_fails():
+async def test_chat_when_not_a_member_then_waits_until_one_adds_us():
     async def script(talk: Talk) -> None:
         await talk.welcome()
         for event in ("conversation_create", "history"):
             _, ref = await talk.expect(event)
             await talk.send("error", {"code": "forbidden", "message": "not a member"}, ref)
+        await talk.send("conversation", {"change": "added", "conversation": {"conversation": "other"}})
+        await talk.send("conversation", {"change": "added", "conversation": {"conversation": "c"}})
+        await answer(talk, "history", {"messages": [], "more": False})
+        assert (await answer(talk, "conversation_update", {}))["add"] == ["eve"]
+        await talk.until_closed()
+
+    async with scripted(script) as url:
+        status, shown = await talk_through_a_pipe(url, b"/add eve\n")
+    assert status == 0
+    assert "a member has to type /add ann" in shown
+
+
+async def test_chat_when_turned_away_then_says_why_and_fails():
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        _, ref = await talk.expect("conversation_create")
+        await talk.send("error", {"code": "bad_request", "message": "not a member"}, ref)
         await talk.until_closed()
 
     async with scripted(script) as url:

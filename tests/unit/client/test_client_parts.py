@@ -218,5 +218,5 @@ def test_codec_when_a_value_is_none_of_the_protocol_then_raises(encoding, value)
 @given(st.binary(max_size=40))
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_codec_when_given_anything_then_raises_only_protocol_errors(encoding, data):
-    with contextlib.suppress(ProtocolError):
+    with contextlib.suppress(ProtocolError):  # the only one allowed
         Codec(encoding).decode(data)
