@@ -17,7 +17,9 @@ def parse_duration_s(text: str) -> int:
     Raises:
         ValueError: It is none of these, nothing at all, or more than a century.
     """
-    parts = re.findall(r"(\d{1,12})([smhdw]?)", text) if re.fullmatch(r"\d+|(\d+[smhdw])+", text) else []
+    parts = (
+        re.findall(r"([0-9]{1,12})([smhdw]?)", text) if re.fullmatch(r"[0-9]+|([0-9]+[smhdw])+", text) else []
+    )
     total = sum(int(count) * UNITS_S[unit] for count, unit in parts)
     if not 0 < total <= LONGEST_S:
         raise ValueError(f"{text!r} is no duration like 90s, 15m, 1h or 7d")

@@ -59,6 +59,8 @@ class DataLock:
     def release(self) -> None:
         """Give the lock up; a second call does nothing."""
         if self._descriptor >= 0:
+            # Said, not left to the close: a child just being started may share the descriptor a moment.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
