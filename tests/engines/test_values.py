@@ -397,6 +397,20 @@ def test_doubles_when_transcoded_then_bit_for_bit(value: float) -> None:
     assert isinstance(json.loads(data), float)
 
 
+@given(
+    st.integers(-(10**18), 10**18), st.integers(0, 20), st.sampled_from(["", "0", "000", "e0", "E-3", "e+2"])
+)
+def test_doubles_when_decimals_of_any_length_then_as_python_reads_and_writes(
+    digits: int, decimals: int, tail: str
+) -> None:
+    whole, fraction = divmod(abs(digits), 10**decimals)
+    text = f"{'-' if digits < 0 else ''}{whole}.{fraction:0{max(decimals, 1)}d}{tail}"
+    value = decode_value(text.encode(), JSON)
+    assert same(value, float(text))
+    assert encode_value(value, JSON) == repr(value).encode()
+    assert transcode(text.encode(), JSON, MSGPACK) == struct.pack(">Bd", 0xCB, float(text))
+
+
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_singles_when_transcoded_then_the_same_number(value: float) -> None:
     assert float(transcode(struct.pack(">Bf", 0xCA, value), MSGPACK, JSON)) == value

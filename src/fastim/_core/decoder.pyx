@@ -188,7 +188,7 @@ cdef object json_numeric(Cursor *at):
     cdef Py_ssize_t begin = at.pos
     at.pos = json_number(at.data, at.size, begin, &number)
     if number.is_double:
-        return json_double_at(at.data, begin, at.pos)
+        return json_double_at(at.data, begin, at.pos, &number)
     if number.out_of_range:
         wrong("integer out of range", begin)
     if number.negative:

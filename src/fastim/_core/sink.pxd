@@ -188,8 +188,46 @@ cdef inline int json_int(Sink *sink, int64_t value) except -1:
     return json_uint(sink, <uint64_t>value)
 
 
+cdef inline int json_short_double(Sink *sink, double value) except -1:
+    """Append a double that has at most four decimals; False, and nothing is written, if it has more.
+
+    A decimal of at most 15 digits that reads back as `value` is the only one of that length, so it is the
+    shortest.
+    Several times as fast as the general way.
+    """
+    cdef int64_t scaled
+    cdef uint32_t fraction
+    cdef uint8_t[5] digits
+    cdef int count = 5
+    if not 0.0 < value < 1e10:  # zero may have a sign
+        return False
+    scaled = <int64_t>(value * 1e4 + 0.5)
+    if <double>scaled / 1e4 != value:
+        return False
+    fraction = <uint32_t>(scaled % 10000)
+    digits[0] = c'.'
+    digits[1] = <uint8_t>(c'0' + fraction // 1000)
+    digits[2] = <uint8_t>(c'0' + fraction // 100 % 10)
+    digits[3] = <uint8_t>(c'0' + fraction // 10 % 10)
+    digits[4] = <uint8_t>(c'0' + fraction % 10)
+    while count > 2 and digits[count - 1] == c'0':
+        count -= 1
+    json_uint(sink, <uint64_t>(scaled // 10000))
+    put(sink, digits, count)
+    return True
+
+
 cdef inline int json_double(Sink *sink, double value) except -1:
     """Append the shortest decimal that reads back as `value` (finite), never looking like an integer."""
+    if value < 0:
+        put_byte(sink, c'-')
+        value = -value
+    if json_short_double(sink, value):
+        return 0
+    return json_long_double(sink, value)
+
+
+cdef inline int json_long_double(Sink *sink, double value) except -1:
     cdef char *text = PyOS_double_to_string(value, c'r', 0, Py_DTSF_ADD_DOT_0, NULL)
     cdef Py_ssize_t size = 0
     while text[size] != 0:

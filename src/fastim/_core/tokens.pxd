@@ -22,6 +22,9 @@ cdef struct Number:
     bint out_of_range  # an integer past 64 bits
     uint64_t magnitude
     int64_t exponent_bound  # a double is below 10 to this power
+    bint is_short  # a double that is `significand` divided by 10 to the power `decimals`, both exact doubles
+    uint64_t significand
+    Py_ssize_t decimals
 
 cdef enum Lead:
     LEAD_PLAIN
@@ -43,8 +46,10 @@ cdef Py_ssize_t json_unescape(
 cdef Lead key_lead(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 # The end of the number that begins at pos.
 cdef Py_ssize_t json_number(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, Number *number) except -1
-# The double that a number's text says; ValueError if it is not finite.
-cdef double json_double_at(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end) except? -1.0
+# The double that the number's text says; ValueError if it is not finite.
+cdef double json_double_at(
+    const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, const Number *number
+) except? -1.0
 # From behind a key to its value.
 cdef Py_ssize_t json_colon(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) except -1
 

@@ -263,6 +263,10 @@ cdef Py_ssize_t json_unescape(
     return length
 
 
+cdef double[16] POWERS_OF_TEN
+POWERS_OF_TEN[:] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15]
+
+
 cdef inline Py_ssize_t digits_end(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) except -1:
     cdef Py_ssize_t begin = pos
     while pos < size and c'0' <= data[pos] <= c'9':
@@ -277,7 +281,7 @@ cdef Py_ssize_t json_number(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos
     cdef Py_ssize_t begin, at
     cdef int64_t exponent = 0
     cdef bint negative_exponent = False
-    number.is_double = number.out_of_range = False
+    number.is_double = number.is_short = number.out_of_range = False
     number.magnitude = 0
     number.negative = data[pos] == c'-'
     pos += number.negative
@@ -293,9 +297,18 @@ cdef Py_ssize_t json_number(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos
         number.magnitude = number.magnitude * 10 + (data[at] - c'0')
     if pos < size and data[pos] == c'.':
         number.is_double = True
-        pos = digits_end(data, size, pos + 1)
+        begin = pos + 1
+        pos = digits_end(data, size, begin)
+        number.decimals = pos - begin
+        # 10^15 < 2^53 and powers of ten are exact up to 10^22: one division rounds correctly (Clinger 1990).
+        if number.exponent_bound + number.decimals <= 15:
+            number.is_short = True
+            number.significand = number.magnitude
+            for at in range(begin, pos):
+                number.significand = number.significand * 10 + (data[at] - c'0')
     if pos < size and (data[pos] == c'e' or data[pos] == c'E'):
         number.is_double = True
+        number.is_short = False
         pos += 1
         if pos < size and (data[pos] == c'+' or data[pos] == c'-'):
             negative_exponent = data[pos] == c'-'
@@ -311,12 +324,17 @@ cdef Py_ssize_t json_number(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos
     return pos
 
 
-cdef double json_double_at(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end) except? -1.0:
+cdef double json_double_at(
+    const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, const Number *number
+) except? -1.0:
     """Correctly rounded, whatever the locale."""
     cdef char[64] room
     cdef char *copy = room
     cdef Py_ssize_t size = end - begin
     cdef double value
+    if number.is_short:
+        value = <double>number.significand / POWERS_OF_TEN[number.decimals]
+        return -value if number.negative else value
     if size >= 64:
         copy = <char *>PyMem_Malloc(size + 1)
         if copy == NULL:

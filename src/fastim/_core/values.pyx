@@ -109,7 +109,7 @@ cdef Py_ssize_t json_number_value(
     if number.is_double:
         if sink == NULL and number.exponent_bound <= 308:
             return end  # finite
-        value = json_double_at(data, pos, end)
+        value = json_double_at(data, pos, end, &number)
         if sink != NULL:
             mp_double(sink, value)
     elif number.out_of_range:
