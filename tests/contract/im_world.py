@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from fastim._core.hub import Encoding, EventKind, Hub
-from fastim.errors import RequestError, StoreError
+from fastim.errors import ErrorCode, RequestError, StoreError
 from fastim.guard.tokens import Claims
 from fastim.im.messaging import DEFERRED, ImOptions, Messaging
 from fastim.im.session import Session
@@ -273,7 +273,7 @@ class World:
         except RequestError as error:
             session.fail(ref, event, error)
         except StoreError:
-            session.fail(ref, event, RequestError("unavailable", "store"))  # type: ignore[arg-type]
+            session.fail(ref, event, RequestError(ErrorCode.UNAVAILABLE, "the store does not answer"))
 
     # -- time
 

@@ -76,7 +76,7 @@ async def test_message_when_not_yet_committed_then_nobody_has_heard_of_it(world:
     await bob.event("new_message")
 
 
-async def test_messages_when_pipelined_by_all_then_each_connection_sees_every_seq_in_order(
+async def test_messages_when_pipelined_by_all_then_every_connection_sees_seq_order(
     world: World,
 ) -> None:
     ann, bob, room = await pair(world, Encoding.JSON, Encoding.MSGPACK)
@@ -226,7 +226,7 @@ async def test_sender_when_gone_before_the_commit_then_message_is_stored_and_del
     assert (await bob.event("new_message"))["content"] == "last words"
 
 
-async def test_store_when_locked_then_unavailable_and_the_same_client_id_is_stored_later(
+async def test_store_when_locked_then_unavailable_and_the_same_client_id_later_stored(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "im.db"
@@ -264,7 +264,7 @@ async def test_store_when_behind_then_senders_are_held_back_and_read_again(tmp_p
 
 async def test_store_when_too_far_behind_then_unavailable_and_no_hole(tmp_path: Path) -> None:
     world = await open_world(tmp_path / "im.db", pause_writes=4, max_writes=8)
-    ann, bob, room = await pair(world)
+    ann, _, room = await pair(world)
     ann.feed_batch([["message", {"conversation": room, "content": "x"}, 100 + i] for i in range(20)])
     world.turn()
     answers = [await ann.answer(100 + i) for i in range(20)]

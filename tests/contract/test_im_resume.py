@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ async def test_resume_when_outbox_is_small_then_metered_and_never_closed(tmp_pat
     await close_world(world)
 
 
-async def test_resume_when_messages_arrive_during_a_slow_replay_then_order_and_no_double(
+async def test_resume_when_messages_arrive_during_a_slow_replay_then_in_order_once(
     tmp_path: Path,
 ) -> None:
     world = await open_world(tmp_path / "im.db", replay_chunk_bytes=4096)
@@ -263,8 +264,6 @@ class SlowLoads(SQLiteStore):
 
 
 async def test_hello_when_messages_commit_during_its_load_then_none_is_lost(tmp_path: Path) -> None:
-    import asyncio
-
     store = SlowLoads(tmp_path / "im.db", synchronous="normal")
     world = await open_world(tmp_path / "im.db", store=store)
     ann, bob, room = await pair(world)
@@ -292,8 +291,6 @@ async def test_hello_when_messages_commit_during_its_load_then_none_is_lost(tmp_
 
 
 async def test_hello_when_members_change_during_its_load_then_it_is_read_again(tmp_path: Path) -> None:
-    import asyncio
-
     store = SlowLoads(tmp_path / "im.db", synchronous="normal")
     world = await open_world(tmp_path / "im.db", store=store)
     ann = await world.connect("ann")

@@ -12,7 +12,7 @@ from fastim.im.delivery import bad_request
 from fastim.im.domain import Domain, forbidden
 from fastim.im.inbox import conversation_body, public_body
 from fastim.im.session import Session
-from fastim.im.user import User
+from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord, MemberRecord, MembershipRecord
 from fastim.wire.bodies import ConversationCreate, ConversationUpdate, Members
 
@@ -23,6 +23,9 @@ DEFAULT_LIMIT: Final = 100
 DIRECT_MEMBERS: Final = 2
 
 RemovedHook = Callable[[User, Conversation], None]
+RestoredHook = Callable[[User, Conversation, int], None]
+Suspended = tuple[User, Membership, int]
+"""A user cut off before the removal is committed, and up to where everything was delivered."""
 
 
 class Conversations:
@@ -31,11 +34,14 @@ class Conversations:
     Args:
         domain: The shared state.
         on_removed: Called for each loaded user who is no member any more, before the membership goes.
+        on_restored: Called with a seq for each who is one again since the removal failed: what follows the
+            seq was not delivered.
     """
 
-    __slots__ = ("_domain", "_joining", "_on_removed")
+    __slots__ = ("_domain", "_joining", "_on_removed", "_on_restored")
 
-    def __init__(self, domain: Domain, on_removed: RemovedHook) -> None:
+    def __init__(self, domain: Domain, on_removed: RemovedHook, on_restored: RestoredHook) -> None:
+        self._on_restored = on_restored
         self._domain = domain
         self._on_removed = on_removed
         self._joining: dict[int, int] = {}  # conversation key → members being added right now
@@ -190,11 +196,14 @@ class Conversations:
             raise bad_request("add", f"expected at most {limit} members in all")
         self._joining[key] = joining
         try:
-            with self._in_flight():
+            with self._in_flight(), self._suspended(key, remove_set) as suspended:
                 record, added, removed = await domain.store.update_conversation(
                     key, domain.time_ms(), title, add, list(remove_set)
                 )
                 self._apply(record, added, removed, origin, changed=title is not None)
+                for entry in [entry for entry in suspended if entry[0].id in removed]:
+                    suspended.remove(entry)
+                    self._tell_removed(entry[0], record, origin)
         finally:
             left = self._joining.get(key, 0) - len(add)
             if left > 0:
@@ -202,6 +211,58 @@ class Conversations:
             else:
                 self._joining.pop(key, None)
         return record
+
+    @contextmanager
+    def _suspended(self, key: int, users: set[str]) -> Iterator[list[Suspended]]:
+        """Cut the users off for the time of the change; who is left in the list then is restored."""
+        conversation = self._domain.conversations.get(key) if users else None
+        if conversation is None:
+            yield []
+            return
+        conversation.loaded_members += 1  # stays loaded for the restored
+        suspended = self._suspend(conversation, users)
+        try:
+            yield suspended
+        finally:
+            self._restore(suspended)
+            self._domain.release(conversation)
+
+    # -- removing
+
+    def _suspend(self, conversation: Conversation, users: set[str]) -> list[Suspended]:
+        """Cut users off before their removal commits: what commits after it must not reach them."""
+        suspended: list[Suspended] = []
+        for user_id in users:
+            user = self._domain.users.get(user_id)
+            membership = user.membership(conversation.id) if user is not None else None
+            if user is not None and membership is not None:
+                suspended.append((user, membership, conversation.last_seq))
+                self._cut(user, membership)
+        return suspended
+
+    def _restore(self, suspended: list[Suspended]) -> None:
+        """The removal failed: the users are members as before, and get what they missed meanwhile."""
+        for user, membership, position in suspended:
+            conversation = membership.conversation
+            if self._domain.users.get(user.id) is user and user.membership(conversation.id) is None:
+                conversation.loaded_members += 1
+                user.join(membership)
+                self._on_restored(user, conversation, position)
+
+    def _cut(self, user: User, membership: Membership) -> None:
+        """Take a membership and all that hangs on it away from a loaded user."""
+        conversation = membership.conversation
+        for session in user.sessions:
+            self._domain.hub.unsubscribe(conversation.topic, session.handle)
+            if conversation.rare is not None:
+                conversation.rare.ack_sessions.discard(session)
+        self._on_removed(user, conversation)
+        user.leave(membership)
+        self._domain.release(conversation)
+
+    def _tell_removed(self, user: User, record: ConversationRecord, origin: Session | None) -> None:
+        body = {"conversation": record.id, "kind": record.kind, "title": record.title}
+        self._tell(user, "removed", body, origin)
 
     def _apply(
         self,
@@ -216,7 +277,12 @@ class Conversations:
         domain = self._domain
         domain.changed([*removed, *(member.user for member in added)])
         for user_id in removed:
-            self._remove(record, user_id, origin)
+            # Most were cut off before; this is who came in by a read that was older than the commit.
+            gone = domain.users.get(user_id)
+            membership = gone.membership(record.id) if gone is not None else None
+            if gone is not None and membership is not None:
+                self._cut(gone, membership)
+                self._tell_removed(gone, record, origin)
         conversation = domain.conversations.get(record.key)
         if conversation is not None:
             conversation.update(record)
@@ -229,23 +295,6 @@ class Conversations:
             if user is not None:
                 domain.add_membership(user, MembershipRecord(record, member, member.joined_seq))
                 self._tell(user, "added", conversation_body(record, member.user, member.read), origin)
-
-    def _remove(self, record: ConversationRecord, user_id: str, origin: Session | None) -> None:
-        user = self._domain.users.get(user_id)
-        membership = user.membership(record.id) if user is not None else None
-        if user is None or membership is None:
-            return
-        conversation = membership.conversation
-        for session in user.sessions:
-            self._domain.hub.unsubscribe(conversation.topic, session.handle)
-            if conversation.rare is not None:
-                conversation.rare.ack_sessions.discard(session)
-        self._on_removed(user, conversation)
-        user.leave(membership)
-        self._tell(
-            user, "removed", {"conversation": record.id, "kind": record.kind, "title": record.title}, origin
-        )
-        self._domain.release(conversation)
 
     # -- helpers
 

@@ -78,7 +78,7 @@ class Messaging:
         self._delivery = Delivery(domain, self._receipts)
         self._history = HistoryReader(domain)
         self._inbox = Inbox(domain)
-        self._conversations = Conversations(domain, self._on_removed)
+        self._conversations = Conversations(domain, self._on_removed, self._on_restored)
         self._ended = Sessions(options.session_life_s * NS_PER_S, options.max_sessions)
         self.on_commit: Callable[[Sequence[Write]], None] = self._delivery.on_commit
         """Answers and delivers a committed batch; given to ``store.open``."""
@@ -305,7 +305,7 @@ class Messaging:
         return {}
 
     def _set_presence(self, session: Session, body: bodies.Presence, ref: int | None) -> dict[str, Any]:
-        metadata = Encoded(body.metadata, session.encoding) if body.metadata is not None else None
+        metadata = Encoded(body.metadata, session.encoding) if body.metadata else None
         self._presence.change(session, Status[body.status.upper()], metadata)
         return {}
 
@@ -328,6 +328,11 @@ class Messaging:
         for session in user.sessions:
             self._delivery.replayer.remove(session, conversation)
             self._delivery.retries.remove(session, conversation)
+
+    def _on_restored(self, user: User, conversation: Conversation, position: int) -> None:
+        for session in user.sessions:
+            if session.state == SessionState.LIVE:
+                self._delivery.replayer.catch_up(session, conversation, position)
 
     # -- for REST and applications, with explicit users
 

@@ -207,6 +207,16 @@ class Replayer:
             session.replay = _Replay(session, entries)
             self._advance(session.replay)
 
+    def catch_up(self, session: Session, conversation: Conversation, position: int) -> None:
+        """Bring a live session to a conversation that it was cut off from after ``position``."""
+        entry = _Entry(conversation, position, self._domain.options.replay_messages)
+        replay: _Replay | None = session.replay
+        if replay is not None:
+            replay.entries.insert(0, entry)
+        else:
+            session.replay = _Replay(session, [entry])
+            self._advance(session.replay)
+
     def on_drained(self, session: Session) -> None:
         """The connection has taken what was queued; go on."""
         replay = session.replay
