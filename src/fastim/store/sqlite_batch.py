@@ -28,19 +28,22 @@ ClientKey = tuple[str, int, int]  # client id, sender, conversation
 MAX_REMEMBERED_TAILS = 200_000  # conversations whose last seq is kept in memory, about 100 bytes each
 LOOKUP_BYTES = 4 << 20  # contents compared at a time
 
+# Upserts where one would write UPDATE … FROM: of that, SQLite scans the table that is changed, CROSS JOIN or not.
 SETTLE = """
 CREATE TEMP VIEW settle AS SELECT 0 AS base, '' AS tails, '' AS readers;
 CREATE TEMP TRIGGER settle_batch INSTEAD OF INSERT ON settle BEGIN
     INSERT INTO client_ids (client_id, sender, conversation, message)
         SELECT client_id, sender, conversation, key FROM messages
         WHERE key > NEW.base AND client_id IS NOT NULL;
-    UPDATE tails SET last_seq = m.seq, last_time = m.time
-        FROM json_each(NEW.tails) AS j CROSS JOIN messages AS m
-        WHERE m.key = NEW.base + j.value AND tails.conversation = m.conversation;
-    UPDATE members SET read = m.seq
-        FROM json_each(NEW.readers) AS j CROSS JOIN messages AS m
-        WHERE m.key = NEW.base + j.value AND members.conversation = m.conversation
-            AND members.user = m.sender AND members.read < m.seq;
+    INSERT INTO tails (conversation, last_seq, last_time)
+        SELECT m.conversation, m.seq, m.time
+        FROM json_each(NEW.tails) AS j CROSS JOIN messages AS m ON m.key = NEW.base + j.value
+        WHERE true ON CONFLICT DO UPDATE SET last_seq = excluded.last_seq, last_time = excluded.last_time;
+    INSERT INTO members (conversation, user, owner, read, delivered, joined, joined_seq)
+        SELECT b.conversation, b.user, b.owner, m.seq, b.delivered, b.joined, b.joined_seq
+        FROM json_each(NEW.readers) AS j CROSS JOIN messages AS m ON m.key = NEW.base + j.value
+        CROSS JOIN members AS b ON b.conversation = m.conversation AND b.user = m.sender AND b.read < m.seq
+        WHERE true ON CONFLICT DO UPDATE SET read = excluded.read;
 END;
 """
 
@@ -165,9 +168,11 @@ class BatchStore:
             1,
         )
         self._update_members = multi_row(
-            "UPDATE members SET read = max(read, v.column3), delivered = max(delivered, v.column4)"
-            " FROM {rows} AS v WHERE conversation = v.column1 AND user = v.column2"
-            " AND (read < v.column3 OR delivered < v.column4)",
+            "INSERT INTO members (conversation, user, owner, read, delivered, joined, joined_seq)"
+            " SELECT b.conversation, b.user, b.owner, v.column3, v.column4, b.joined, b.joined_seq"
+            " FROM {rows} AS v CROSS JOIN members AS b ON b.conversation = v.column1 AND b.user = v.column2"
+            " AND (b.read < v.column3 OR b.delivered < v.column4) WHERE true ON CONFLICT DO UPDATE"
+            " SET read = max(read, excluded.read), delivered = max(delivered, excluded.delivered)",
             4,
         )
         self._upsert_cursors = multi_row(
