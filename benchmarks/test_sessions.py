@@ -1,7 +1,7 @@
 """The session table beside its twin of two dictionaries, with the default capacity full.
 
-Each round is a thousand operations on sessions in random order, so a median in microseconds reads as nanoseconds
-an operation.
+Each round is a thousand operations (a thousand pairs, where two are named) on sessions in random order, so a
+median in microseconds reads as nanoseconds an operation.
 """
 
 import random
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastim._core.sessions import SessionTable
 from tests.reference import session_table
@@ -60,7 +59,7 @@ def touch(table: Any, keys: list[str]) -> None:
 @pytest.mark.parametrize("operation", [put_detach, attach_detach, get, touch], ids=lambda f: str(f.__name__))
 @pytest.mark.parametrize("implementation", TABLES)
 def test_session_table(
-    benchmark: BenchmarkFixture, implementation: str, operation: Callable[[Any, list[str]], None]
+    benchmark: Any, implementation: str, operation: Callable[[Any, list[str]], None]
 ) -> None:
     table = full_table(implementation)
     chooser = random.Random(1)
@@ -73,7 +72,7 @@ def test_session_table(
 
 
 @pytest.mark.parametrize("implementation", TABLES)
-def test_session_table_memory(benchmark: BenchmarkFixture, implementation: str) -> None:
+def test_session_table_memory(benchmark: Any, implementation: str) -> None:
     """Bytes a detached session beside its key and data; the time is that of filling the table."""
     tracemalloc.start()
     try:

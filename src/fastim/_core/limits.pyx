@@ -329,9 +329,9 @@ cdef inline void turn_to(WindowRow* row, uint64_t sub) noexcept nogil:
 
 
 cdef inline uint32_t count_of(const WindowRow* row) noexcept nogil:
-    cdef uint32_t total = 0, index
-    for index in range(<uint32_t>COUNTERS):
-        total += row.counts[index]
+    cdef uint32_t total = 0, place
+    for place in range(<uint32_t>COUNTERS):
+        total += row.counts[place]
     return total
 
 

@@ -41,8 +41,8 @@ def test_schedule_into_the_past_fires_at_the_next_advance_though_the_clock_stand
 
 def test_pop_when_keys_are_scheduled_into_the_past_while_popping_ends() -> None:
     wheel = TimingWheel(10)
-    for key in range(5):
-        wheel.schedule(key, 10)
+    for number in range(5):
+        wheel.schedule(number, 10)
     wheel.move(10)
     popped = []
     while (key := wheel.pop()) is not None:
