@@ -201,7 +201,7 @@ class Presence(Body, gc=False):
         if len(self.metadata) > MAX_METADATA_BYTES:
             raise _bad("metadata", f"expected at most {MAX_METADATA_BYTES} bytes")
         if self.metadata and _check_value("metadata", self.metadata, encoding) is Kind.NIL:
-            self.metadata = Raw()
+            self.metadata = cast(Raw, b"")
 
 
 class PresenceSubscribe(Body, gc=False):

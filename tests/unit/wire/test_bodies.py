@@ -240,6 +240,14 @@ def test_binary_when_decoded_then_its_content_is_a_map(encoding: Encoding) -> No
     assert decode_value(bare.content(encoding), encoding) == {"data": b""}
 
 
+@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("fields", [{"status": "away"}, {"status": "away", "metadata": None}])
+def test_presence_when_no_metadata_then_empty(fields: dict[str, Any], encoding: Encoding) -> None:
+    body = decode_body(encode_value(fields, encoding), Presence, encoding)
+    assert body.metadata == b""
+    assert not body.metadata
+
+
 @pytest.mark.parametrize("kind", BODIES.values())
 def test_body_when_bytes_are_anything_then_only_request_errors(kind: type[Body]) -> None:
     for data in (
