@@ -15,7 +15,6 @@ from enum import IntEnum
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -358,14 +357,14 @@ cdef class Hub:
     cdef inline int _notify(self) except -1:
         if not self.notified:
             self.notified = True
-            if self.on_dirty is not None:
-                try:
-                    self.on_dirty()
-                except BaseException:
-                    # Half-way through a publish or a read nothing may be given up; the next one tries again.
-                    self.notified = False
-                    PyErr_WriteUnraisable(self.on_dirty)
+            if self.on_dirty is not None and not self._tell():
+                self.notified = False  # the next one tries again
         return 0
+
+    cdef bint _tell(self) noexcept:
+        """Call on_dirty; what it raises is reported, as nothing may be given up half-way through a publish."""
+        self.on_dirty()
+        return True
 
     cdef inline int _mark_dirty(self, Row *row) except -1:
         if not row.flags & IS_DIRTY:
