@@ -161,12 +161,14 @@ class Rig:
         self.driver = driver
         self.now_ns = 7 * SECOND_NS
         self.dirty_calls = 0
+        self.on_dirty: Callable[[], None] = lambda: None
         self.hub = Hub(on_dirty=self._on_dirty, **options)
         self.events: list[tuple[int, Any, Any]] = []
         self.peers: list[Peer] = []
 
     def _on_dirty(self) -> None:
         self.dirty_calls += 1
+        self.on_dirty()
 
     def poll(self) -> list[tuple[int, Any, Any]]:
         events = self.hub.poll(self.now_ns)
