@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import msgpack
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from fastim.guard.tokens import issue
 
@@ -91,8 +92,11 @@ class ServerProcess:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return the exit status of a process that was told to end."""
         status = self.process.wait(WAIT_S)
         self._close()
         return status
@@ -103,7 +107,8 @@ class ServerProcess:
         self._close()
 
     def _close(self) -> None:
-        self._stderr.close()
+        if not self._stderr.closed:
+            self._stderr.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -173,6 +178,12 @@ class Client:
                 return packet[:2]
             others.append(packet)
 
+    async def receive_until_closed(self) -> AsyncIterator[list[Any]]:
+        """Yield packets until the connection ends, however it ends."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                yield await self.receive()
+
     async def closed(self) -> tuple[int, str]:
         """Wait until the server has closed; return code and reason."""
         await asyncio.wait_for(self.socket.wait_closed(), WAIT_S)
@@ -192,7 +203,7 @@ async def open_client(
     """Connect and, for a user, say hello."""
     protocol = "fastim.v1.msgpack" if binary else "fastim.v1.json"
     async with connect(
-        server.ws, subprotocols=[protocol], compression=compression, proxy=None, **options
+        server.ws, subprotocols=[protocol], compression=compression, proxy=None, max_queue=None, **options
     ) as socket:
         client = Client(socket, binary)
         if user is not None:

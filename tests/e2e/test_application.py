@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -135,15 +136,13 @@ async def test_handlers_when_they_wait_then_others_are_served_and_too_many_are_r
         assert error["retry_after_ms"] > 0
         assert await client.request("echo", "meanwhile") == ["ok", "meanwhile"]
         await client.send("release", "gate")
-        answers = sorted((await client.receive())[2] for _ in range(64))
+        answers = sorted([(await client.receive())[2] for _ in range(64)])
         assert answers == list(range(1, 65))
 
 
 async def test_packets_when_started_then_in_the_order_they_came(shared: ServerProcess) -> None:
     async with open_client(shared, "late") as client:
         batch = [["echo.async", 1, 1], ["join", "order", 2], ["echo.async", 3, 3], ["echo", 4, 4]]
-        import json
-
         await client.socket.send(json.dumps(batch))
         refs = {(await client.receive())[2] for _ in range(4)}
         assert refs == {1, 2, 3, 4}

@@ -11,15 +11,18 @@ import pytest
 
 from tests.e2e.serving import ServerProcess, Start, open_client, raw_socket, read_all, rest, run_fastim
 
+NEW_CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    " -addext subjectAltName=IP:127.0.0.1"
+)
+
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        [*NEW_CERTIFICATE.split(), "-keyout", str(key), "-out", str(certificate)],
         check=True,
         capture_output=True,
     )
@@ -80,7 +83,7 @@ async def test_tls_when_the_server_stops_then_clients_are_told(
         secure.process.terminate()
         assert (await client.receive_event("server_shutdown"))["reconnect"] is True
         assert (await client.closed())[0] == 1001
-    assert secure.stop() == 0
+    assert secure.wait() == 0
 
 
 def test_tls_when_spoken_to_in_plain_or_not_at_all_then_closed(

@@ -95,6 +95,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._set_deadline(BODY_TIMEOUT_S)
         super().on_headers_complete()
+        if self._door.stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._set_deadline(0)
@@ -168,6 +170,7 @@ class HandOver:
         )
         self.config.load()
         self.state = _State()
+        self.stopping = False
         self._spawn = spawn
 
     def protocol(self, first: bytes) -> HttpProtocol:
@@ -188,6 +191,7 @@ class HandOver:
 
     async def stop(self, deadline_s: float) -> None:
         """Let the requests that run finish, within the deadline, and close all connections."""
+        self.stopping = True  # heads that are still on their way come later, and are answered
         for protocol in list(self.state.connections):
             protocol.shutdown()
         if self.state.tasks:
