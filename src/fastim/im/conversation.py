@@ -149,7 +149,7 @@ class Rings:
     def append(self, conversation: Conversation, entry: RingEntry, seq: int) -> None:
         """Add the newest message; a ring that does not end just before it starts anew."""
         ring = conversation.ring
-        if ring is None or ring.end != seq:
+        if ring is None or ring.first + len(ring.entries) != seq:
             if not self.ring_bytes:
                 return
             self.drop(conversation)
@@ -157,7 +157,12 @@ class Rings:
             self._conversations[conversation] = None
         else:
             self._conversations.move_to_end(conversation)
-        size = cost(entry)
+        message, json, msgpack = entry  # ``cost``, inline: this runs for every message
+        size = ENTRY_BYTES + len(message.content)
+        if json is not None:
+            size += len(json)
+        if msgpack is not None:
+            size += len(msgpack)
         ring.entries.append(entry)
         ring.bytes += size
         self.bytes += size

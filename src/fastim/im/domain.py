@@ -123,6 +123,8 @@ class Domain:
         """One loaded member fewer; the last unloads the conversation."""
         conversation.loaded_members -= 1
         if conversation.loaded_members <= 0:
+            if self.loads_in_flight:
+                self.missed[conversation.key] = (conversation.last_seq, conversation.last_time)
             del self.conversations[conversation.key]
             self.rings.drop(conversation)
             self.hub.drop_topic(conversation.topic)

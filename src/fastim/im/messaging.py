@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -140,7 +141,7 @@ class Messaging:
             StoreError: the user could not be loaded; the session is as before.
             RequestError: the connection ended meanwhile, or has a user already.
         """
-        device = claims.device or hello.device or f"d-{Sessions.new_number():016x}"
+        device = claims.device or hello.device or secrets.token_urlsafe(8)
         user = self._domain.users.get(claims.user)
         if user is not None and hello.resume is None:
             return self._enter(session, hello, claims, device, user.key, ())
@@ -172,7 +173,7 @@ class Messaging:
         resumed = self._resume(session, user, hello.resume) if hello.resume is not None else False
         if hello.resume is not None:
             delivered = {record.conversation.key: record.device_delivered for record in records}
-            session.start = Start(hello.resume.seen, delivered)
+            session.replay = Start(hello.resume.seen, delivered)
         if not session.number:
             session.number = Sessions.new_number()
         if session not in user.sessions:
@@ -215,7 +216,7 @@ class Messaging:
         if session.state != SessionState.ATTACHED:
             return
         session.state = int(SessionState.LIVE)
-        start, session.start = session.start, None
+        start, session.replay = session.replay, None
         self._delivery.replayer.begin(session, start)
 
     def on_drained(self, session: Session) -> None:
@@ -237,7 +238,6 @@ class Messaging:
     def _part(self, session: Session, user: User) -> None:
         """Take a session out of everything but presence."""
         session.state = int(SessionState.GONE)
-        session.start = None
         self._typing.leave(session)
         self._delivery.replayer.leave(session)
         self._delivery.retries.leave(session)

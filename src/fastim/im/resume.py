@@ -55,7 +55,7 @@ class Sessions:
 
     @staticmethod
     def new_number() -> int:
-        return secrets.randbits(62) | 1
+        return secrets.randbits(60) | 1  # as much as an int of 32 bytes holds
 
     @staticmethod
     def to_id(number: int) -> str:
@@ -220,13 +220,13 @@ class Replayer:
     def on_drained(self, session: Session) -> None:
         """The connection has taken what was queued; go on."""
         replay = session.replay
-        if replay is not None and not replay.reading:
+        if isinstance(replay, _Replay) and not replay.reading:
             self._advance(replay)
 
     def hold_ok(self, session: Session, conversation: Conversation, seq: int, packet: bytes) -> bool:
         """Keep the ``ok`` of an own message until the replay has come to its place; False if none is on."""
-        replay: _Replay | None = session.replay
-        entry = replay.entry(conversation) if replay is not None else None
+        replay = session.replay
+        entry = replay.entry(conversation) if isinstance(replay, _Replay) else None
         if entry is None:
             return False
         if entry.oks is None:
@@ -236,14 +236,15 @@ class Replayer:
 
     def remove(self, session: Session, conversation: Conversation) -> None:
         """The session's user is no member any more; answers that were kept go out."""
-        replay: _Replay | None = session.replay
-        entry = replay.entry(conversation) if replay is not None else None
-        if replay is None or entry is None:
+        replay = session.replay
+        entry = replay.entry(conversation) if isinstance(replay, _Replay) else None
+        if entry is None:
             return
         if entry is replay.entries[-1]:
             replay.block = None
         replay.entries.remove(entry)
-        self._send_oks(session, entry)
+        for _, packet in sorted((entry.oks or {}).items()):
+            session.hub.send(session.handle, packet)
         if not replay.entries and not replay.reading:
             session.replay = None
 
@@ -322,18 +323,22 @@ class Replayer:
     def _finish(self, session: Session, entry: _Entry) -> None:
         """The replay of a conversation is over: name what is left out, and go live."""
         conversation = entry.conversation
-        if entry.position < conversation.last_seq:
-            body = {"conversation": conversation.id, "have": entry.position, "last": conversation.last_seq}
-            session.send_event("gap", body)
-        self._send_oks(session, entry)
+        replayed = entry.position > entry.start
+        # Answers to own messages among what is left out keep their place: between two gaps.
+        for seq, packet in sorted((entry.oks or {}).items()):
+            self._send_gap(session, entry, seq - 1)
+            session.hub.send(session.handle, packet)
+            entry.position = max(entry.position, seq)
+        self._send_gap(session, entry, conversation.last_seq)
         self._subscribe(session, conversation)
-        if session.acks and entry.position > entry.start:
+        if session.acks and replayed:
             self._retries.replayed(session, conversation, entry.start)
 
     @staticmethod
-    def _send_oks(session: Session, entry: _Entry) -> None:
-        for _, packet in sorted((entry.oks or {}).items()):
-            session.hub.send(session.handle, packet)
+    def _send_gap(session: Session, entry: _Entry, last: int) -> None:
+        if entry.position < last:
+            body = {"conversation": entry.conversation.id, "have": entry.position, "last": last}
+            session.send_event("gap", body)
 
     # -- reads
 

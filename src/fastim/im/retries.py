@@ -67,7 +67,8 @@ class Retries:
         if wait is None:
             # Either nothing is outstanding, or it was published since the last tick and has no clock yet:
             # begin that now, or the tick would take what is acknowledged here for outstanding.
-            if conversation not in self._fresh:
+            rare = conversation.rare
+            if conversation not in self._fresh or rare is None or session not in rare.ack_sessions:
                 return
             self._expect(session, conversation, self._fresh[conversation], self._domain.clock_ns())
             wait = self._waits[session][conversation]

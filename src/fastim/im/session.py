@@ -47,6 +47,7 @@ class Session:
         number: The session's number in this process; ``session_id`` is its public form.
         acks: The client acknowledges and wants what it did not acknowledge sent again.
         status, metadata: Presence of this device; metadata is an encoded value or None.
+        replay: Where the replay starts until ``begin``, then the replay while one is on.
         extra: The service's own, untouched here.
     """
 
@@ -63,7 +64,6 @@ class Session:
         "number",
         "replay",
         "scope",
-        "start",
         "state",
         "status",
         "tier",
@@ -86,7 +86,6 @@ class Session:
         self.metadata: Any = None
         self.state: int = SessionState.NEW
         self.replay: Any = None
-        self.start: Any = None
         self.extra: Any = None
 
     @property
