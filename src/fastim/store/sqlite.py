@@ -86,8 +86,8 @@ class SQLiteStore(Store):
         readers: int = 2,
         cache_kib: int = 65536,
         busy_timeout_ms: int = 1000,
-        checkpoint_bytes: int = 16 << 20,
-        wal_limit_bytes: int = 64 << 20,
+        checkpoint_bytes: int = 32 << 20,
+        wal_limit_bytes: int = 128 << 20,
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise ValueError(f"synchronous is full or normal, not {synchronous!r}")
