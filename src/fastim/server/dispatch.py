@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastim.im.messaging import Builtin
+    from fastim.server.throttle import PacketThrottle
 
 __all__ = ["Dispatcher", "Mode"]
 
@@ -81,6 +82,7 @@ class Dispatcher:
         self.runtime = runtime
         self.hub: Hub = runtime.hub
         self.application = application
+        self.throttle: PacketThrottle | None = None
         self.errors: dict[str, int] = {}
         self._spawn = spawn
         self._max_unfinished = max_unfinished
@@ -128,6 +130,8 @@ class Dispatcher:
         except RequestError as error:
             self._unreadable(connection, error)
             return
+        if self.throttle is not None:
+            self.throttle.count(connection, len(packets))
         for event, body, ref in packets:
             if body.__class__ is not bytes or connection.phase != _READY or connection.work is not None:
                 self._receive_slowly(connection, event, body, ref)

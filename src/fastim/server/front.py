@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from fastim.errors import RequestError
 from fastim.server import handshake
-from fastim.server.admission import Admission
 from fastim.server.connection import Connection
 from fastim.server.handshake import Head, Refusal
 
 if TYPE_CHECKING:
+    from fastim.guard.bans import BlockList
+    from fastim.guard.limits import ConnectLimiter
     from fastim.guard.tokens import Claims
     from fastim.server.service import Service
 
@@ -50,16 +51,20 @@ class Front:
     Args:
         service: Whose hub the connections are in.
         options: See ``FrontOptions``.
-        admission: Says how many may come in how fast.
+        connects: Says how many may come in how fast.
+        blocked: Addresses that are shut out.
     """
 
-    def __init__(self, service: Service, options: FrontOptions, admission: Admission) -> None:
+    def __init__(
+        self, service: Service, options: FrontOptions, connects: ConnectLimiter, blocked: BlockList
+    ) -> None:
         self.refusals: dict[int, int] = {}
         self._service = service
         self._hub = service.hub
         self._options = options
         self._path = options.path.encode()
-        self._admission = admission
+        self._connects = connects
+        self._blocked = blocked
 
     def serve(self, handle: int, data: bytes, peer: str, now_ns: int) -> None:
         """Decide about a connection by the head of its first request."""
@@ -91,9 +96,7 @@ class Front:
             raise Refusal(404, f"The WebSocket endpoint is {options.path}.")
         if service.draining:
             raise Refusal(503, "The server is shutting down.", _retry_after(RETRY_WHILE_DRAINING_S))
-        wait_s = self._admission.admit(peer, now_ns)
-        if wait_s:
-            raise Refusal(429, "Too many connections in a short time.", _retry_after(wait_s))
+        self._admit(peer, now_ns)
         key = handshake.check_upgrade(head)
         fields = head.fields
         if not handshake.origin_allowed(fields.get(b"origin"), fields[b"host"], options.allowed_origins):
@@ -102,7 +105,7 @@ class Front:
         try:
             claims = self._claims(head)
         except RequestError as error:
-            self._admission.refused(peer, now_ns)
+            self._blocked.refused(peer, now_ns)
             raise Refusal(401, error.message, (("WWW-Authenticate", "Bearer"),)) from None
         deflate = None
         if options.deflate_window_bits:
@@ -119,6 +122,20 @@ class Front:
             deadline_ns=now_ns + service.options.hello_timeout_ns,
         ):
             service.connections.add(connection)
+
+    def _admit(self, peer: str, now_ns: int) -> None:
+        """Count a connection against the limits.
+
+        Raises:
+            Refusal: 429.
+        """
+        wait_ms = self._blocked.blocked_ms(peer, now_ns)
+        if not wait_ms:
+            wait_ms = self._connects.attempt(peer, now_ns)
+            if not wait_ms:
+                return
+            self._blocked.refused(peer, now_ns)
+        raise Refusal(429, "Too many connections in a short time.", _retry_after(-(-wait_ms // 1000)))
 
     def _claims(self, head: Head) -> Claims | None:
         """Verify a token in the head; None if there is none.

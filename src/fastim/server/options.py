@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from fastim.guard.bans import BlockList
+from fastim.guard.limits import ConnectLimiter, MessageLimiter
 from fastim.im.options import ImOptions
-from fastim.server.admission import Admission, limit_by_key, take
 from fastim.server.front import FrontOptions
 from fastim.server.service import ServiceOptions
 from fastim.server.settings import HistoryVisibility
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from fastim.im.session import Session
     from fastim.server.settings import Settings
 
-__all__ = ["admission", "front_options", "hub_options", "im_options", "service_options", "store_options"]
+__all__ = [
+    "block_list",
+    "connect_limiter",
+    "front_options",
+    "hub_options",
+    "im_options",
+    "message_limit",
+    "service_options",
+    "store_options",
+]
 
 
 def _ns(seconds: float) -> int:
@@ -54,6 +64,7 @@ def service_options(settings: Settings, node: str) -> ServiceOptions:
         messages_per_minute=limits.messages_per_minute,
         leeway_s=settings.auth.leeway_s,
         max_unfinished=limits.unfinished_requests,
+        packets_per_second=limits.packets_per_second,
         outbox_bytes={"critical": outbox.critical_bytes, "degraded": outbox.degraded_bytes},
     )
 
@@ -68,15 +79,16 @@ def front_options(settings: Settings) -> FrontOptions:
     )
 
 
-def admission(settings: Settings) -> Admission:
+def connect_limiter(settings: Settings) -> ConnectLimiter:
     """Make the limits of connects."""
-    limits, bans = settings.limits, settings.bans
-    return Admission(
-        limits.connects_per_minute,
-        limits.connects_per_minute_per_address,
-        bans.refusals_per_minute if bans.automatic else 0,
-        bans.duration_s,
-    )
+    limits = settings.limits
+    return ConnectLimiter(limits.connects_per_minute, limits.connects_per_minute_per_address)
+
+
+def block_list(settings: Settings) -> BlockList:
+    """Make the list of the addresses that are shut out."""
+    bans = settings.bans
+    return BlockList(bans.automatic, bans.refusals_per_minute, _ns(bans.duration_s))
 
 
 def message_limit(settings: Settings) -> Callable[[Session], int] | None:
@@ -84,10 +96,10 @@ def message_limit(settings: Settings) -> Callable[[Session], int] | None:
     per_minute = settings.limits.messages_per_minute
     if not per_minute:
         return None
-    limit = limit_by_key(per_minute)
+    attempt = MessageLimiter(per_minute).attempt
 
     def wait_ms(session: Session) -> int:
-        return -(-take(limit, session.user_id, time.monotonic_ns()) // 1_000_000)
+        return attempt(session.user_id, time.monotonic_ns())
 
     return wait_ms
 

@@ -93,7 +93,12 @@ class Server:
             time_ms=wall_ms,
             spawn=self.service.spawn,
         )
-        self.front = Front(self.service, options.front_options(settings), options.admission(settings))
+        self.front = Front(
+            self.service,
+            options.front_options(settings),
+            options.connect_limiter(settings),
+            options.block_list(settings),
+        )
         self.http = self._make_http(loop)
 
     def _make_http(self, loop: asyncio.AbstractEventLoop) -> HandOver:

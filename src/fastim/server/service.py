@@ -20,6 +20,7 @@ from fastim.server.connection import Connection, Phase
 from fastim.server.dispatch import Dispatcher
 from fastim.server.eager import step
 from fastim.server.runtime import Runtime
+from fastim.server.throttle import PacketThrottle
 from fastim.wire import bodies
 from fastim.wire.bodies import decode_body
 
@@ -56,6 +57,7 @@ class ServiceOptions:
         expiry_warning_s: ``token_expiring`` goes out so long before.
         max_message_bytes, messages_per_minute: As told to clients.
         max_unfinished: See ``Dispatcher``.
+        packets_per_second: Of a connection, before it is read more slowly; 0: no limit.
         outbox_bytes: Bounds of outboxes by tier, where they are not the hub's own.
         leeway_s: How long after ``exp`` a token is still taken.
     """
@@ -69,6 +71,7 @@ class ServiceOptions:
     messages_per_minute: int = 0
     leeway_s: int = 10
     max_unfinished: int = 64
+    packets_per_second: int = 0
     outbox_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -110,6 +113,8 @@ class Service:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.runtime = Runtime(loop, self.hub, clock_ns)
         self.dispatcher = Dispatcher(self.runtime, application, self.spawn, options.max_unfinished)
+        if options.packets_per_second:
+            self.dispatcher.throttle = PacketThrottle(self.runtime, options.packets_per_second)
         self.messaging: Messaging | None = None
         self.front: Front | None = None
         self.http: HandOver | None = None
