@@ -200,7 +200,10 @@ static void on_frame(Conn *c, int first, const uint8_t *data, size_t n) {
         if (first & 0x40) {
             compressed += started;
             stamp = started || c->ready ? stamp_of_packed(c, data, n) : 0;
-            if (!stamp && !c->ready) data = plain, n = inflate_frame(c, data, n);
+            if (!started && !c->ready) {
+                n = inflate_frame(c, data, n);
+                data = plain;
+            }
         } else {
             stamp = stamp_in(data, n);
         }

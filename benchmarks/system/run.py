@@ -4,9 +4,9 @@
         [fanout|deflate|echo|idle|connect|durable|durable-large|flood ...]
         [--peers uws,picows,socketio,websockets] [--runs 3]
 
-Server and peers run on CPU 0, the load on CPU 1, one after the other in the same run; deliveries are counted at
-the receiver, CPU time is read from the system. A run in which the load was busy for more than 90 % says so: then
-it is the load that was measured. Figures are medians over the runs, with the range behind them.
+Server and peers run on CPU 0, the load on CPU 1, one after the other in the same run; deliveries are counted
+at the receiver, CPU time is read from the system. A run in which the load was busy for more than 90 % says
+so: then it is the load that was measured. Figures are medians over the runs, with the range behind them.
 """
 
 from __future__ import annotations

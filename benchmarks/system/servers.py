@@ -51,8 +51,8 @@ class Lab:
         if not (self.folder / "wsload").exists():
             sys.exit(
                 f"There is no load generator at {self.folder / 'wsload'}.\n"
-                "The lab is a folder with wsload (a WebSocket load generator), limit (the bare C loop), venv\n"
-                "(websockets, uvloop, picows, socketify) and node (socket.io), made by the lab's setup.sh;\n"
+                "The lab is a folder with wsload (a WebSocket load generator), limit (a bare C loop),\n"
+                "venv (websockets, uvloop, picows, socketify) and node (socket.io), made by its setup.sh;\n"
                 "name it with LAB=FOLDER or --lab FOLDER."
             )
 
@@ -166,8 +166,11 @@ def peer(lab: Lab, name: str, mode: str) -> Iterator[Server]:
     else:
         command = [lab.folder / "venv/bin/python", PEER_SOURCES / f"{name}_server.py", str(port), mode]
     environment = os.environ | {"NODE_PATH": str(lab.folder / "node/node_modules")}
+    # Peers tell of each connection that a load generator drops; whoever wonders finds it here.
+    log = Path(tempfile.gettempdir()) / f"fastim-bench-{name}.log"
     with (
-        subprocess.Popen(lab.pinned(*command), env=environment, stdout=subprocess.DEVNULL) as process,
+        log.open("wb") as out,
+        subprocess.Popen(lab.pinned(*command), env=environment, stdout=out, stderr=out) as process,
         _ended(process),
     ):
         _wait_for_port(port, process)
