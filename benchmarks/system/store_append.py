@@ -2,9 +2,9 @@
 
     python benchmarks/system/store_append.py [--conversations 50] [--stored 0] [--busy] ...
 
-The loop submits from a fixed number of messages in flight (each reported one is followed by a new one), as senders
-that wait for their ``ok`` do. With ``--busy`` the loop burns CPU for the rest of its time, as a loaded server does.
-``--stored`` fills the store first. Everything runs on the CPU named by ``--cpu``.
+The loop submits from a fixed number of messages in flight (each reported one is followed by a new one), as
+senders that wait for their ``ok`` do. With ``--busy`` the loop burns CPU for the rest of its time, as a
+loaded server does. ``--stored`` fills the store first. Everything runs on the CPU named by ``--cpu``.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", type=int, default=50, help="of four members each")
     parser.add_argument("--stored", type=int, default=0, help="messages stored before the clock starts")
     parser.add_argument("--in-flight", type=int, default=3200)
@@ -170,8 +172,10 @@ def main() -> None:
     )
     try:
         asyncio.run(measure(options, folder))
-        print(f"file {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.0f} MB, "
-              f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+        print(
+            f"file {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.0f} MB, "
+            f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+        )
     finally:
         shutil.rmtree(folder)
 

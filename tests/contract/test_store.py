@@ -91,7 +91,7 @@ async def test_append_when_committed_then_seq_is_dense_and_reported_in_order(des
 async def test_history_when_read_then_every_field_comes_back(desk: Desk) -> None:
     group = await desk.group("ann", "bob")
     first = desk.append(group, "ann", b"\x00\xff binary", encoding=1, kind="own", client_id="c\0ü")
-    second = desk.append(group, "bob", "\"grüße \U0001f600\"".encode(), reply_to=1, time=7)
+    second = desk.append(group, "bob", '"grüße \U0001f600"'.encode(), reply_to=1, time=7)
     desk.store.submit(Append(group.key, 0, "", "", "text", b"", 0, 8))
     await desk.store.flush()
     messages, more = await desk.store.history(group.key, after=0, limit=10)
@@ -148,6 +148,7 @@ async def test_client_id_when_repeated_then_nothing_is_stored_twice(desk: Desk) 
     await desk.store.flush()
     later = desk.append(group, "ann", b'"a"', client_id="c1", time=3000)
     other_content = desk.append(group, "ann", b'"z"', client_id="c1")
+    no_content = desk.append(group, "ann", None, client_id="c1")  # type: ignore[arg-type]
     other_kind = desk.append(group, "ann", b'"a"', client_id="c1", kind="own")
     free = [
         desk.append(group, "bob", b'"a"', client_id="c1"),
@@ -161,10 +162,15 @@ async def test_client_id_when_repeated_then_nothing_is_stored_twice(desk: Desk) 
     for write in (same_batch, later, after_restart):
         assert write.error is None
         assert (write.id, write.seq, write.time, write.duplicate) == (first.id, 1, 1000, True)
-    for write in (wrong, other_content, other_kind):
+    for write in (wrong, other_content, other_kind, no_content):
         assert isinstance(write.error, RequestError)
         assert write.error.code is ErrorCode.CONFLICT
-    assert [(write.seq, write.duplicate) for write in free] == [(2, False), (1, False), (3, False), (4, False)]
+    assert [(write.seq, write.duplicate) for write in free] == [
+        (2, False),
+        (1, False),
+        (3, False),
+        (4, False),
+    ]
     assert not first.duplicate
 
 
@@ -190,6 +196,8 @@ async def test_append_when_refused_then_the_others_are_stored_without_holes(desk
         desk.append(group, "ann", b"", encoding=2**70),
         desk.append(group, "ann", b"", encoding=None),
         desk.append(group, "ann", object()),  # type: ignore[arg-type]
+        desk.append(group, "ann", b"", client_id=b"bytes", encoding=None),
+        desk.append(group, "ann", b"", client_id=7, encoding=None),
     ]
     writes += [desk.append(group, "ann", b"%d" % n, client_id=f"d{n}") for n in range(20)]
     missing = Append(12345, 1, "ann", "d", "text", b"", 0, 1)

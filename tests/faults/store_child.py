@@ -1,7 +1,7 @@
 """A process with a store, driven line by line over its standard input by the fault tests.
 
-    store_child.py FILE             commands: append N | grow BYTES | limit BYTES | wait | quit; one JSON line each
-    store_child.py FILE --load      writes without end and prints each reported message, until it is killed
+store_child.py FILE             commands: append N [BYTES] | limit BYTES | wait | quit; a JSON line each
+store_child.py FILE --load      writes without end and prints each reported message, until it is killed
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ async def serve(path: str) -> None:
             done.clear()
         elif command == "wait":
             done.clear()
-            while not store.health.ok:
-                await asyncio.sleep(0.01)
+            while not store.health.ok:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # health is polled, as a probe does
         elif command == "quit":
             break
         health = store.health
@@ -78,7 +78,8 @@ async def load(path: str) -> None:
             store.submit(Append(key, user, "ann", "d", "text", b"%d" % number, 0, now_ms, client_id))
 
     def on_commit(writes: Sequence[Write]) -> None:
-        lines = [f"{w.conversation} {w.seq} {w.id} {w.client_id}" for w in writes if isinstance(w, Append)]  # fmt: skip
+        messages = [write for write in writes if isinstance(write, Append)]
+        lines = [f"{m.conversation} {m.seq} {m.id} {m.client_id}" for m in messages]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
         submit(len(writes))

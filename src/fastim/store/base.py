@@ -196,7 +196,9 @@ class ConversationRecord:
 
 
 class Health(NamedTuple):
-    """Whether writes work. ``reason`` is a line for operators; ``fatal`` means no recovery without a restart."""
+    """Whether writes work. ``reason`` is a line for operators; ``fatal`` means no recovery without a
+    restart.
+    """
 
     ok: bool
     reason: str = ""
@@ -206,11 +208,12 @@ class Health(NamedTuple):
 class Store(ABC):
     """Durable conversations, members, messages and cursors.
 
-    **Thread**: every method is called on the event loop's thread; callbacks come on it. **Order**: writes of one
-    store commit in the order of submission; ``seq`` counts a conversation's messages 1, 2, 3 … without holes,
-    given when they commit. **Isolation**: a write that cannot be stored fails alone. **Failure**: while the file
-    is locked or the disk full, writes come back with a temporary StoreError and ``health`` is not ok until a
-    later write succeeds; a corrupt file or a failed sync ends all writes with a lasting StoreError.
+    **Thread**: every method is called on the event loop's thread; callbacks come on it. **Order**: writes of
+    one store commit in the order of submission; ``seq`` counts a conversation's messages 1, 2, 3 … without
+    holes, given when they commit. **Isolation**: a write that cannot be stored fails alone. **Failure**:
+    while the file is locked or the disk full, writes come back with a temporary StoreError and ``health`` is
+    not ok until a later write succeeds; a corrupt file or a failed sync ends all writes with a lasting
+    StoreError.
     """
 
     @abstractmethod
@@ -266,8 +269,8 @@ class Store(ABC):
             client_id: the creator's idempotency key.
 
         Returns:
-            The record and whether it is new. A direct one of the same two users, a ``client_id`` used before by
-            the creator, or an ``id`` that exists return the existing one with False.
+            The record and whether it is new. A direct one of the same two users, a ``client_id`` used before
+            by the creator, or an ``id`` that exists return the existing one with False.
         """
 
     @abstractmethod
@@ -298,7 +301,9 @@ class Store(ABC):
 
     @abstractmethod
     async def inbox(self, user: int, limit: int, after: str | None) -> tuple[list[InboxRow], bool]:
-        """Conversations of a user, newest activity first, those after the conversation with id ``after``; and if more follow."""
+        """Conversations of a user, newest activity first, those after the conversation with id ``after``;
+        and if more follow.
+        """
 
     # -- messages
 

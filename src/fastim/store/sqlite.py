@@ -54,14 +54,15 @@ def wall_clock_ms() -> int:
 class SQLiteStore(Store):
     """A store in one SQLite file with a write-ahead log.
 
-    Writes of one turn of the loop go to the writer's thread together; it commits what has come in while the batch
-    before was syncing. Reads run on threads and connections of their own and see every commit that was reported.
+    Writes of one turn of the loop go to the writer's thread together; it commits what has come in while the
+    batch before was syncing. Reads run on threads and connections of their own and see every commit that was
+    reported.
 
     Args:
-        path: The file; made if it is not there, its folder is not. Two more stand beside it (``-wal``, ``-shm``).
-            One process at a time.
-        synchronous: ``full`` (default): a reported write survives power loss. ``normal``: it survives ``kill -9``,
-            after power loss the last ones may be missing.
+        path: The file; made if it is not there, its folder is not. Two more stand beside it (``-wal``,
+            ``-shm``). One process at a time.
+        synchronous: ``full`` (default): a reported write survives power loss. ``normal``: it survives ``kill
+            -9``, after power loss the last ones may be missing.
         group_commit: False commits each write by itself; for comparison.
         max_batch: Writes in a commit, at most.
         client_id_life_s: Seconds (default a day) that a message's ``client_id`` is known, at least.
@@ -70,8 +71,8 @@ class SQLiteStore(Store):
         cache_kib: Size of the writer's page cache, KiB (default 64 MiB).
         busy_timeout_ms: How long a write waits for a file locked by another process before it fails, ms.
         checkpoint_bytes: The log is copied into the file about every so many bytes.
-        wal_limit_bytes: Beyond it, when a reader of another process keeps the log from beginning anew, writers wait
-            for that reader; beyond 16 times of it writes fail until the log can shrink.
+        wal_limit_bytes: Beyond it, when a reader of another process keeps the log from beginning anew,
+            writers wait for that reader; beyond 16 times of it writes fail until the log can shrink.
     """
 
     def __init__(

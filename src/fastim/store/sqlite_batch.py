@@ -1,9 +1,9 @@
 """Storing a batch of writes inside the open transaction: few SQLite calls, however many rows.
 
-Each call of the sqlite3 module gives up the interpreter lock and has to win it back from a busy event loop, so
-the calls of a batch are counted, not its rows. A batch of messages is two of them: one multi-row INSERT, and one
-row into the temporary view ``settle`` whose trigger does what follows from the messages (client ids, the
-conversations' last seq, the senders' read marks) without coming back to Python in between.
+Each call of the sqlite3 module gives up the interpreter lock and has to win it back from a busy event loop,
+so the calls of a batch are counted, not its rows. A batch of messages is two of them: one multi-row INSERT,
+and one row into the temporary view ``settle`` whose trigger does what follows from the messages (client ids,
+the conversations' last seq, the senders' read marks) without coming back to Python in between.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ ClientKey = tuple[str, int, int]  # client id, sender, conversation
 MAX_REMEMBERED_TAILS = 200_000  # conversations whose last seq is kept in memory, about 100 bytes each
 LOOKUP_BYTES = 4 << 20  # contents compared at a time
 
-# Upserts where one would write UPDATE … FROM: of that, SQLite scans the table that is changed, CROSS JOIN or not.
+# Upserts where one would write UPDATE … FROM: of that, SQLite scans the table that is changed, CROSS JOIN or
+# not.
 SETTLE = """
 CREATE TEMP VIEW settle AS SELECT 0 AS base, '' AS tails, '' AS readers;
 CREATE TEMP TRIGGER settle_batch INSTEAD OF INSERT ON settle BEGIN
@@ -55,11 +56,12 @@ class DuplicateClientId(Exception):
 class MultiRow:
     """A statement over rows of parameters, prepared for a few row counts only.
 
-    A statement for each count that occurs would be parsed anew nearly each time. So rows are padded up to the next
-    step of a ladder with rows of NULL, which the statement leaves out.
+    A statement for each count that occurs would be parsed anew nearly each time. So rows are padded up to the
+    next step of a ladder with rows of NULL, which the statement leaves out.
 
     Args:
-        template: SQL with ``{rows}`` where the rows stand: a subquery with the columns ``column1`` … ``columnN``.
+        template: SQL with ``{rows}`` where the rows stand: a subquery with the columns ``column1`` …
+            ``columnN``.
         columns: Values in a row; the first one is never NULL.
         max_variables: SQLITE_LIMIT_VARIABLE_NUMBER of the connection.
         max_rows: Never more than so many rows in a statement.
@@ -86,7 +88,9 @@ class MultiRow:
         return connection.execute(sql, values)
 
     def execute_all(self, connection: sqlite3.Connection, rows: Iterable[Row]) -> list[Row]:
-        """Run the statement over any number of rows, in as few calls as the limits allow; return what it yields."""
+        """Run the statement over any number of rows, in as few calls as the limits allow; return what it
+        yields.
+        """
         values = list(chain.from_iterable(rows))
         stride = self.max_rows * self._columns
         found: list[Row] = []
@@ -108,7 +112,9 @@ def ladder(most: int) -> list[int]:
 
 
 class MessageIds:
-    """Makes UUIDv7 texts (RFC 9562, section 5.7; ``rand_a`` counts up, method 1 of 6.2): sorted as they are made."""
+    """Makes UUIDv7 texts (RFC 9562, section 5.7; ``rand_a`` counts up, method 1 of 6.2): sorted as they are
+    made.
+    """
 
     COUNTERS = tuple(f"{n:03x}" for n in range(4096))
     CHUNK = 9  # bytes, of which 62 bits and a spare half byte are used
@@ -139,7 +145,7 @@ class MessageIds:
 
 
 class BatchStore:
-    """Stores runs of messages and marks over one connection, each run within the transaction its caller opened.
+    """Stores runs of messages and marks over one connection, each within its caller's transaction.
 
     Args:
         connection: The writer's connection.
@@ -224,11 +230,13 @@ class BatchStore:
         """
         for write in writes:
             reset(write)
-        finished = self._resolve_known(writes)
+        finished = self._resolve_or_split(writes)
         self._store_or_split([write for write in writes if id(write) not in finished])
 
     def _store_or_split(self, writes: Sequence[Append | Mark]) -> None:
-        """Store writes in halves of halves until each that fails stands alone. Cost: O(log n) calls a failing one."""
+        """Store writes in halves of halves until each that fails stands alone. Cost: O(log n) calls a
+        failing one.
+        """
         if not writes:
             return
         tails, known = dict(self._tails), dict(self._known_ids)
@@ -244,8 +252,7 @@ class BatchStore:
             for write in writes:
                 reset(write)
             if len(writes) == 1:
-                reason = f"it cannot be stored: {error}"
-                writes[0].error = RequestError(ErrorCode.BAD_REQUEST, reason)
+                writes[0].error = cannot_be_stored(error)
                 return
             middle = len(writes) // 2
             self._store_or_split(writes[:middle])
@@ -256,7 +263,7 @@ class BatchStore:
     def _store(self, writes: Sequence[Append | Mark], *, looked_up: bool) -> None:
         self._load_tails({write.conversation for write in writes} - self._tails.keys())
         plan = _Plan(self._tails, self._known_ids, self._ids)
-        plan.add_all(writes)
+        plan.add_all(writes, looked_up=looked_up)
         if plan.count:
             self._insert(plan, looked_up=looked_up)
         if plan.member_marks:
@@ -293,8 +300,24 @@ class BatchStore:
 
     # -- client ids that are known already
 
+    def _resolve_or_split(self, writes: Sequence[Append | Mark]) -> set[int]:
+        """Do ``_resolve_known``; a write whose values cannot be looked up fails alone."""
+        try:
+            return self._resolve_known(writes)
+        except Exception as error:
+            if classify(error) is not Fault.ROW:
+                raise
+            if len(writes) == 1:
+                reset(writes[0])
+                writes[0].error = cannot_be_stored(error)
+                return {id(writes[0])}
+        middle = len(writes) // 2
+        return self._resolve_or_split(writes[:middle]) | self._resolve_or_split(writes[middle:])
+
     def _resolve_known(self, writes: Sequence[Append | Mark]) -> set[int]:
-        """Finish each message whose client id is stored, a duplicate or a conflict; return which (by ``id``)."""
+        """Finish each message whose client id is stored, a duplicate or a conflict; return which (by
+        ``id``).
+        """
         asked = [
             (index, write.client_id, write.sender, write.conversation)
             for index, write in enumerate(writes)
@@ -307,7 +330,7 @@ class BatchStore:
                 write = writes[index]
                 assert isinstance(write, Append)
                 finished.add(id(write))
-                if write.kind == kind and len(write.content) == size:
+                if write.kind == kind and isinstance(write.content, bytes) and len(write.content) == size:
                     write.duplicate, write.id, write.seq, write.time = True, message_id, seq, time
                     same_size.append((key, write))
                 else:
@@ -349,7 +372,7 @@ class _Plan:
         self.member_marks: dict[tuple[int, int], list[int]] = {}  # (conversation, user) -> [read, delivered]
         self.device_marks: dict[tuple[int, str, int], int] = {}  # (user, device, conversation) -> delivered
 
-    def add_all(self, writes: Sequence[Append | Mark]) -> None:
+    def add_all(self, writes: Sequence[Append | Mark], *, looked_up: bool) -> None:
         """Plan the writes in order. The hot loop: about 1.5 µs a message."""
         tails, known_ids, extend = self.tails, self.known_ids, self.values.extend
         last_rows, read_rows, make_id = self.last_rows, self.read_rows, self.ids.make
@@ -365,15 +388,19 @@ class _Plan:
             if seq is None:
                 write.error = no_conversation()
                 continue
-            if write.reply_to is not None and not 0 < write.reply_to <= seq:
-                write.error = RequestError(ErrorCode.BAD_REQUEST, "reply_to is not a message's seq")
-                continue
             sender = write.sender
             if client_id is not None:
-                first = known_ids.setdefault((client_id, sender, conversation), write)
-                if first is not write:
+                first = known_ids.get((client_id, sender, conversation))
+                if first is not None:
                     repeat(write, first)
                     continue
+            if write.reply_to is not None and not 0 < write.reply_to <= seq:
+                if client_id is not None and not looked_up:
+                    raise DuplicateClientId  # or it may be; then what it replied to does not matter
+                write.error = RequestError(ErrorCode.BAD_REQUEST, "reply_to is not a message's seq")
+                continue
+            if client_id is not None:
+                known_ids[client_id, sender, conversation] = write
             count += 1
             seq += 1
             tails[conversation] = seq
@@ -441,6 +468,10 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def cannot_be_stored(error: Exception) -> RequestError:
+    return RequestError(ErrorCode.BAD_REQUEST, f"it cannot be stored: {error}")
 
 
 def conflict() -> RequestError:

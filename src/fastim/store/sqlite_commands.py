@@ -1,4 +1,6 @@
-"""Users, conversations and members: the writes that are not messages. Each runs within the writer's transaction."""
+"""Users, conversations and members: the writes that are not messages. Each runs within the writer's
+transaction.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Queries: each one statement, and one row of JSON as its answer.
 
-A row that comes out of SQLite costs the interpreter lock once, which a busy event loop gives back late; so SQLite
-puts the answer together and it is taken apart here. Every statement is a read transaction of its own, so no reader
-keeps the write-ahead log from beginning anew for longer than a page of messages takes.
+A row that comes out of SQLite costs the interpreter lock once, which a busy event loop gives back late; so
+SQLite puts the answer together and it is taken apart here. Every statement is a read transaction of its own,
+so no reader keeps the write-ahead log from beginning anew for longer than a page of messages takes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ CONVERSATION_COLUMNS = (
     "c.key, c.id, c.kind, c.title, coalesce(o.id, ''), c.member_count, t.last_seq, t.last_time, l.id, h.id"
 )
 CONVERSATION_SOURCE = (
-    "conversations AS c CROSS JOIN tails AS t ON t.conversation = c.key LEFT JOIN users AS o ON o.key = c.owner"
+    "conversations AS c CROSS JOIN tails AS t ON t.conversation = c.key"
+    " LEFT JOIN users AS o ON o.key = c.owner"
     " LEFT JOIN users AS l ON l.key = c.peer_low LEFT JOIN users AS h ON h.key = c.peer_high"
 )
 CONVERSATION_WIDTH = 10
 MEMBER_COLUMNS = "u.id, m.user, iif(m.owner, 'owner', 'member'), m.delivered, m.read, m.joined, m.joined_seq"
-MESSAGE_COLUMNS = "m.id, m.seq, coalesce(s.id, ''), m.device, m.kind, hex(m.content), m.encoding, m.time, m.client_id, m.reply_to"
+MESSAGE_COLUMNS = (
+    "m.id, m.seq, coalesce(s.id, ''), m.device, m.kind, hex(m.content), m.encoding, m.time, m.client_id,"
+    " m.reply_to"
+)
 MESSAGE_SENDER = "LEFT JOIN users AS s ON s.key = m.sender"
 
 
@@ -64,7 +68,8 @@ def message_record(row: Sequence[Any]) -> MessageRecord:
 
 def fetch(connection: sqlite3.Connection, columns: str, rest: str, parameters: Sequence[Any]) -> list[Any]:
     """Run ``SELECT columns rest`` and return its rows as lists, by one row of JSON."""
-    sql = f"SELECT '[' || coalesce(group_concat(line), '') || ']' FROM (SELECT json_array({columns}) AS line {rest})"
+    lines = f"SELECT json_array({columns}) AS line {rest}"
+    sql = f"SELECT '[' || coalesce(group_concat(line), '') || ']' FROM ({lines})"
     (answer,) = connection.execute(sql, parameters).fetchone()
     rows: list[Any] = json.loads(answer)
     return rows
@@ -84,7 +89,7 @@ def read_conversation(connection: sqlite3.Connection, id: str) -> ConversationRe
 def read_users(
     connection: sqlite3.Connection, users: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[int, list[MembershipRecord]]]:
-    """Read those of the users who are known, with their conversations. Cost: two queries for some hundreds."""
+    """Read those of the users who are known, with their conversations; two queries for some hundreds."""
     found: dict[tuple[str, str], tuple[int, list[MembershipRecord]]] = {}
     for chunk in chunks(users, USERS_A_QUERY):
         wanted = json.dumps(chunk)
@@ -129,7 +134,8 @@ def read_inbox(
     end = (2**63 - 1, 2**63 - 1)  # before the newest
     if after is not None:
         row = connection.execute(
-            "SELECT t.last_time, c.key FROM conversations AS c CROSS JOIN tails AS t ON t.conversation = c.key"
+            "SELECT t.last_time, c.key FROM conversations AS c"
+            " CROSS JOIN tails AS t ON t.conversation = c.key"
             " CROSS JOIN members AS m ON m.conversation = c.key AND m.user = ? WHERE c.id = ?",
             (user, after),
         ).fetchone()
@@ -196,7 +202,8 @@ def read_replay(
         rows = fetch(
             connection,
             f"j.key, {MESSAGE_COLUMNS}",
-            "FROM json_each(?) AS j CROSS JOIN messages AS m ON m.conversation = json_extract(j.value, '$[0]')"
+            "FROM json_each(?) AS j"
+            " CROSS JOIN messages AS m ON m.conversation = json_extract(j.value, '$[0]')"
             " AND m.seq > json_extract(j.value, '$[1]') AND m.seq <= json_extract(j.value, '$[2]')"
             f" {MESSAGE_SENDER}",
             (json.dumps(ranges),),

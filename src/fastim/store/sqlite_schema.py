@@ -41,8 +41,9 @@ TEMPORARY_CODES = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
 }
-# A write that the system refuses is rolled back and harms nothing; SQLite says FULL only for ENOSPC, so a quota
-# (EDQUOT) or a file size limit (EFBIG) comes as IOERR_WRITE. A refused growth of the shared memory likewise.
+# A write that the system refuses is rolled back and harms nothing; SQLite says FULL only for ENOSPC, so a
+# quota (EDQUOT) or a file size limit (EFBIG) comes as IOERR_WRITE. A refused growth of the shared memory
+# likewise.
 TEMPORARY_EXTENDED_CODES = {
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_SHMSIZE,
@@ -133,10 +134,11 @@ def connect_reader(path: str, *, busy_timeout_ms: int) -> sqlite3.Connection:
 
 def migrations() -> list[tuple[int, str]]:
     """Return (number, SQL) of each migration, ascending; the numbers are 1, 2, 3 …"""
-    found = []
-    for entry in (resources.files("fastim.store") / "sql").iterdir():
-        if match := MIGRATION_NAME.fullmatch(entry.name):
-            found.append((int(match[1]), entry.read_text("utf-8")))
+    found = [
+        (int(match[1]), entry.read_text("utf-8"))
+        for entry in (resources.files("fastim.store") / "sql").iterdir()
+        if (match := MIGRATION_NAME.fullmatch(entry.name))
+    ]
     found.sort()
     assert [number for number, _ in found] == list(range(1, len(found) + 1))
     return found

@@ -1,4 +1,6 @@
-"""The thread that writes: one transaction a batch, and what becomes of it when the file does not play along."""
+"""The thread that writes: one transaction a batch, and what becomes of it when the file does not play
+along.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ SETTLE_INTERVAL_S = 1.0  # of quiet, before the log is checkpointed
 QUIET_INTERVAL_S = 60.0  # with nothing to do but to look for client ids past their life
 PRUNE_MESSAGES = 1000  # looked at in one go
 PROBE_BYTES = 65536
+NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 HARD_LIMIT_FACTOR = 16  # times the log's bound: then writes are refused until the log can shrink
 
 
@@ -34,7 +37,8 @@ class Command:
     """Something else to do within the writer's transactions, in the order of submission.
 
     Args:
-        run: Gets the connection, inside a savepoint; what it raises undoes it alone. None: only wait for the turn.
+        run: Gets the connection, inside a savepoint; what it raises undoes it alone. None: only wait for the
+            turn.
         done: Called on the loop's thread, after the commit, with this command.
     """
 
@@ -70,8 +74,8 @@ class WriterOptions:
 class Writer:
     """Owns the connection that writes.
 
-    **Thread**: ``put``, ``stop``, ``condemn`` and ``health`` from any; the callbacks are called in the writer's
-    thread.
+    **Thread**: ``put``, ``stop``, ``condemn`` and ``health`` from any; the callbacks are called in the
+    writer's thread.
 
     Args:
         options: See there.
@@ -157,7 +161,7 @@ class Writer:
             raise
 
     def _take(self) -> list[Item] | None:
-        """Wait for items and return at most a batch of them; [] if there is time to spare, None at the end."""
+        """Wait for items and return at most a batch of them; [] if there is time to spare, None at last."""
         queue, most = self._queue, self._options.max_batch
         batch, self._backlog = self._backlog, []
         wait = not batch and not self._stopping
@@ -328,8 +332,8 @@ class Writer:
     def _checkpoint(self) -> None:
         """Copy the log into the file, so that the next batch begins the log anew.
 
-        A reader that still needs the log keeps it from beginning anew. Past its bound the log is truncated, which
-        waits for readers: writers then get slower, not the log longer.
+        A reader that still needs the log keeps it from beginning anew. Past its bound the log is truncated,
+        which waits for readers: writers then get slower, not the log longer.
         """
         _, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if self._items_in_log:
@@ -401,5 +405,6 @@ def _is_command(item: Item) -> bool:
 
 def leave_log(connection: sqlite3.Connection) -> None:
     """Keep closing from copying the log into a file that is damaged, where this Python can (3.12)."""
-    if hasattr(connection, "setconfig"):
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+    setconfig = getattr(connection, "setconfig", None)
+    if setconfig is not None:
+        setconfig(NO_CHECKPOINT_ON_CLOSE, True)
