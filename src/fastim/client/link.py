@@ -23,6 +23,7 @@ __all__ = ["Ended", "Link", "Welcome"]
 HELLO_REF = (1 << 53) - 1  # a ref that calls, counted from 1, never reach
 LEAST_PONG_WAIT_S = 5.0  # a phone's radio needs this long to wake up
 CLOSE_TIMEOUT_S = 5.0
+OWN_CODE_WAIT_S = 0.25  # a server that closes after a refused hello does it at once
 
 
 class Ended(Exception):
@@ -138,7 +139,7 @@ class Link:
         """The server answered hello with an error: see whether it closes with a code of its own."""
         assert self._socket is not None
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(OWN_CODE_WAIT_S):
                 await self._socket.wait_closed()
         except TimeoutError:
             await self._socket.close(CloseCode.NORMAL)
