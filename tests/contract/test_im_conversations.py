@@ -323,6 +323,61 @@ async def test_history_when_messages_are_large_then_cut_at_the_bound(world: Worl
     assert len(json.dumps(page, separators=(",", ":"))) <= 262_144
 
 
+async def test_history_when_many_pages_are_asked_for_at_once_then_metered_and_all_answered(
+    tmp_path: Path,
+) -> None:
+    world = await open_world(tmp_path / "im.db", hub={"outbox_bytes": 524_288})
+    ann = await world.connect("ann")
+    room = await world.group(ann, [])
+    for _ in range(60):
+        ann.send("message", {"conversation": room, "content": "x" * 10_000})
+    await world.settle()
+    ann.reading = False
+    refs = [ann.send("history", {"conversation": room, "after": 0}) for _ in range(12)]
+    refs.append(ann.send("conversations", {}))
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+        world.turn()
+        assert world.hub.queued_bytes(ann.handle) <= 131_072 + 262_144 + 1024
+    ann.reading = True
+    for ref in refs[:-1]:
+        page = (await ann.answer(ref))[1]
+        assert [m["seq"] for m in page["messages"]] == list(range(1, 26))
+    assert (await ann.answer(refs[-1]))[0] == "ok"
+    assert ann.close_code is None
+    # A connection that goes while pages wait leaves nobody waiting.
+    ann.reading = False
+    for _ in range(12):
+        ann.send("history", {"conversation": room, "after": 0})
+    world.hub.abort(ann.handle)
+    await world.settle()
+    assert not world.tasks
+    await close_world(world)
+
+
+async def test_history_when_the_outbox_is_small_then_pages_are_too(tmp_path: Path) -> None:
+    world = await open_world(
+        tmp_path / "im.db", outbox_bytes={"standard": 65_536}, hub={"outbox_bytes": 65_536}
+    )
+    ann = await world.connect("ann", device="d1")
+    room = await world.group(ann, [])
+    for _ in range(40):
+        await ann.say(room, "x" * 5_000)
+    ann.reading = False
+    refs = [ann.send("history", {"conversation": room, "after": 0}) for _ in range(5)]
+    for _ in range(10):
+        await asyncio.sleep(0.002)
+        world.turn()
+    ann.reading = True
+    for ref in refs:
+        page = (await ann.answer(ref))[1]
+        assert ([m["seq"] for m in page["messages"]], page["more"]) == ([1, 2, 3, 4], True)
+    back = await world.connect("ann", device="d1", resume={"session": "x", "seen": {room: 0}})
+    await world.until(lambda: len(back.seqs(room)) == 40)
+    assert (ann.close_code, back.close_code) == (None, None)
+    await close_world(world)
+
+
 async def test_conversations_when_listed_then_newest_activity_first_and_paged(world: World) -> None:
     ann, bob = await world.connect("ann"), await world.connect("bob")
     rooms = []

@@ -60,7 +60,7 @@ class Delivery:
         self._receipts = receipts
         self.retries = Retries(domain, self.packet)
         self.replayer = Replayer(domain, self.retries, self.packet)
-        self._paused: list[Session] = []
+        self._paused: dict[Session, None] = {}
         self.delivered_count = 0
 
     # -- from clients
@@ -120,14 +120,14 @@ class Delivery:
     def _hold_back(self, session: Session, queued: int) -> None:
         """The store is behind: read no more from who sends, and past the bound take nothing."""
         if session not in self._paused and self._domain.hub.pause(session.handle):
-            self._paused.append(session)
+            self._paused[session] = None
         if queued >= self._domain.options.max_writes:
             raise unavailable()
 
     def tick(self) -> None:
         """Read on from those who were held back, once the store has caught up by half."""
         if self._paused and self._domain.store.queued_count <= self._domain.options.pause_writes // 2:
-            paused, self._paused = self._paused, []
+            paused, self._paused = self._paused, {}
             for session in paused:
                 self._domain.hub.resume(session.handle)
 

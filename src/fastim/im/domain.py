@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastim._core.hub import Encoding, Hub, Lane
 from fastim.errors import ErrorCode, RequestError, StoreError
 from fastim.im.conversation import Conversation, Rings
-from fastim.im.options import ImOptions
+from fastim.im.options import OUTBOX_BYTES, ImOptions
 from fastim.im.session import Session, SessionState
 from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord, MembershipRecord, Store
 from fastim.wire.native import encode_packet
 
-__all__ = ["Domain", "forbidden", "unavailable"]
+__all__ = ["MAX_PAGE_BYTES", "NS_PER_MS", "Domain", "forbidden", "unavailable"]
 
-NS_PER_MS = 1_000_000
+NS_PER_MS: Final = 1_000_000
+MAX_PAGE_BYTES: Final = 262_144  # of an answer with messages
 
 
 def forbidden() -> RequestError:
@@ -178,6 +179,17 @@ class Domain:
         return membership
 
     # -- sending
+
+    def page_bytes(self, session: Session) -> int:
+        """How large one answer to a session may be; 256 KiB where its outbox is not small."""
+        return min(MAX_PAGE_BYTES, self._outbox_bytes(session) * 3 // 8)
+
+    def chunk_bytes(self, session: Session) -> int:
+        """How much is queued ahead for a session before we wait until it has drained."""
+        return min(self.options.replay_chunk_bytes, self._outbox_bytes(session) // 8)
+
+    def _outbox_bytes(self, session: Session) -> int:
+        return self.options.outbox_bytes.get(session.tier) or OUTBOX_BYTES["standard"]
 
     def publish(
         self, conversation: Conversation, event: str, body: Any, lane: int = Lane.NORMAL, exclude: int = 0

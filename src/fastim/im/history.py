@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastim.im.delivery import message_fields
-from fastim.im.domain import Domain, forbidden
+from fastim.im.domain import MAX_PAGE_BYTES, Domain, forbidden
+from fastim.im.pages import Pages
 from fastim.im.session import Session
 from fastim.store.base import MessageRecord
 from fastim.wire.bodies import History
 from fastim.wire.encoders import message_body
 from fastim.wire.native import Encoded
 
-__all__ = ["DEFAULT_LIMIT", "MAX_BYTES", "MAX_LIMIT", "HistoryReader", "page_of_messages"]
+__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "HistoryReader", "page_of_messages"]
 
 MAX_LIMIT: Final = 500
 DEFAULT_LIMIT: Final = 100
-MAX_BYTES: Final = 262_144  # of an answer's body
 FRAME_BYTES: Final = 64  # what stands around the messages of an answer
 
 
-def page_of_messages(
-    conversation_id: str, records: list[MessageRecord], more: bool, encoding: int
-) -> dict[str, Any]:
-    """The body of an answer, cut before it grows past MAX_BYTES but never empty for it."""
+class Question(NamedTuple):
+    """What page is wanted, for whom.
+
+    Attributes:
+        floor: Messages up to this seq are not theirs to see.
+        max_bytes: Of the answer.
+    """
+
+    key: int
+    conversation_id: str
+    encoding: int
+    after: int | None
+    before: int | None
+    limit: int
+    floor: int
+    max_bytes: int
+
+
+def page_of_messages(question: Question, records: list[MessageRecord], more: bool) -> dict[str, Any]:
+    """The body of an answer, cut before it grows past its bound but never empty for it."""
     messages: list[Encoded] = []
-    left = MAX_BYTES - FRAME_BYTES
+    left = question.max_bytes - FRAME_BYTES
     for record in records:
-        body = message_body(encoding, message_fields(conversation_id, record))
+        body = message_body(question.encoding, message_fields(question.conversation_id, record))
         left -= len(body.data) + 1
         if left < 0 and messages:
             return {"messages": messages, "more": True}
@@ -38,23 +54,32 @@ def page_of_messages(
 class HistoryReader:
     """Reads pages of messages, for members and for operators."""
 
-    __slots__ = ("_domain",)
+    __slots__ = ("_domain", "_pages")
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, pages: Pages) -> None:
         self._domain = domain
+        self._pages = pages
 
     async def history(self, session: Session, body: History, ref: int | None) -> dict[str, Any]:
         """Serve ``history``."""
-        membership = self._domain.member_of(session, body.conversation)
-        floor = membership.joined_seq if self._domain.options.history_from_joining else 0
-        key = membership.conversation.key
-        limit = body.limit or DEFAULT_LIMIT
-        page = await self._page(
-            key, body.conversation, session.encoding, body.after, body.before, limit, floor
-        )
-        # Read while the member was removed: not theirs any more.
-        self._domain.member_of(session, body.conversation)
-        return page
+        domain = self._domain
+        domain.member_of(session, body.conversation)
+        async with self._pages.turn(session):
+            membership = domain.member_of(session, body.conversation)
+            question = Question(
+                membership.conversation.key,
+                body.conversation,
+                session.encoding,
+                body.after,
+                body.before,
+                body.limit or DEFAULT_LIMIT,
+                membership.joined_seq if domain.options.history_from_joining else 0,
+                domain.page_bytes(session),
+            )
+            page = await self._read(question)
+            # Read while the member was removed: not theirs any more.
+            domain.member_of(session, body.conversation)
+            return page
 
     async def of(
         self, conversation_id: str, encoding: int, after: int | None, before: int | None, limit: int
@@ -63,29 +88,22 @@ class HistoryReader:
         record = await self._domain.store.conversation(conversation_id)
         if record is None:
             raise forbidden()
-        return await self._page(
-            record.key, conversation_id, encoding, after, before, min(limit, MAX_LIMIT), 0
+        limit = min(limit, MAX_LIMIT)
+        return await self._read(
+            Question(record.key, conversation_id, encoding, after, before, limit, 0, MAX_PAGE_BYTES)
         )
 
-    async def _page(
-        self,
-        key: int,
-        conversation_id: str,
-        encoding: int,
-        after: int | None,
-        before: int | None,
-        limit: int,
-        floor: int,
-    ) -> dict[str, Any]:
-        if after is not None:
-            after = max(after, floor)
+    async def _read(self, question: Question) -> dict[str, Any]:
+        after, floor = question.after, question.floor
         records, more = await self._domain.store.history(
-            key, after=after, before=before, limit=limit, max_bytes=MAX_BYTES
+            question.key,
+            after=max(after, floor) if after is not None else None,
+            before=question.before,
+            limit=question.limit,
+            max_bytes=question.max_bytes,
         )
         if floor and after is None:
             kept = [record for record in records if record.seq > floor]
-            records, more = (
-                kept,
-                more and len(kept) == len(records) and (not kept or kept[-1].seq > floor + 1),
-            )
-        return page_of_messages(conversation_id, records, more, encoding)
+            more = more and len(kept) == len(records) and kept[-1].seq > floor + 1
+            records = kept
+        return page_of_messages(question, records, more)

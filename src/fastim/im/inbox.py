@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fastim.im.delivery import message_fields
 from fastim.im.domain import Domain
+from fastim.im.pages import Pages
 from fastim.im.session import Session
 from fastim.store.base import ConversationRecord, InboxRow
 from fastim.wire.bodies import Conversations
@@ -14,7 +15,7 @@ from fastim.wire.encoders import message_body
 __all__ = ["Inbox", "conversation_body", "public_body"]
 
 DEFAULT_LIMIT: Final = 100
-MAX_BYTES: Final = 262_144  # of the last messages in an answer; as history
+LINE_BYTES: Final = 256  # about what a conversation takes without its last message
 
 
 def public_body(record: ConversationRecord) -> dict[str, Any]:
@@ -43,22 +44,27 @@ def conversation_body(record: ConversationRecord, user_id: str, read: int) -> di
 class Inbox:
     """Reads the conversations of a user, newest activity first."""
 
-    __slots__ = ("_domain",)
+    __slots__ = ("_domain", "_pages")
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, pages: Pages) -> None:
         self._domain = domain
+        self._pages = pages
 
     async def conversations(self, session: Session, body: Conversations, ref: int | None) -> dict[str, Any]:
         """Serve ``conversations``."""
+        async with self._pages.turn(session):
+            return await self._page(session, body)
+
+    async def _page(self, session: Session, body: Conversations) -> dict[str, Any]:
         user = session.user
         if user is None:
             return {"conversations": [], "more": False}
         rows, more = await self._domain.store.inbox(user.key, body.limit or DEFAULT_LIMIT, body.after)
         answers: list[dict[str, Any]] = []
-        left = MAX_BYTES
+        left = self._domain.page_bytes(session)
         for row in rows:
             answer = self._line(session, row)
-            left -= len(answer["last"].data) if "last" in answer else 0
+            left -= LINE_BYTES + (len(answer["last"].data) if "last" in answer else 0)
             if left < 0 and answers:
                 more = True
                 break

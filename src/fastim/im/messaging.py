@@ -17,6 +17,7 @@ from fastim.im.inbox import Inbox
 from fastim.im.loading import UserLoader
 from fastim.im.members import Conversations
 from fastim.im.options import ImOptions
+from fastim.im.pages import Pages
 from fastim.im.presence import Presence
 from fastim.im.receipts import Receipts
 from fastim.im.resume import NS_PER_S, EndedSession, Sessions, Start, live_session
@@ -77,8 +78,9 @@ class Messaging:
         self._typing = Typing(domain)
         self._presence = Presence(domain)
         self._delivery = Delivery(domain, self._receipts)
-        self._history = HistoryReader(domain)
-        self._inbox = Inbox(domain)
+        self._pages = Pages(domain)
+        self._history = HistoryReader(domain, self._pages)
+        self._inbox = Inbox(domain, self._pages)
         self._conversations = Conversations(domain, self._on_removed, self._on_restored)
         self._ended = Sessions(options.session_life_s * NS_PER_S, options.max_sessions)
         self.on_commit: Callable[[Sequence[Write]], None] = self._delivery.on_commit
@@ -220,8 +222,9 @@ class Messaging:
         self._delivery.replayer.begin(session, start)
 
     def on_drained(self, session: Session) -> None:
-        """Go on with a replay; called for each DRAINED event of a session that was attached."""
+        """Go on with a replay or the next page; called for each DRAINED event of an attached session."""
         self._delivery.replayer.on_drained(session)
+        self._pages.on_drained(session)
 
     def detach(self, session: Session) -> None:
         """The connection is gone; idempotent, and harmless for one that was never attached."""
@@ -239,6 +242,7 @@ class Messaging:
         """Take a session out of everything but presence."""
         session.state = int(SessionState.GONE)
         self._typing.leave(session)
+        self._pages.leave(session)
         self._delivery.replayer.leave(session)
         self._delivery.retries.leave(session)
         hub, handle = self._domain.hub, session.handle

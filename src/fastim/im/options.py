@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastim.im.session import Session
 
-__all__ = ["ImOptions"]
+__all__ = ["OUTBOX_BYTES", "ImOptions"]
+
+OUTBOX_BYTES: Final = {"critical": 4_194_304, "standard": 1_048_576, "degraded": 262_144}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,10 @@ class ImOptions:
         ring_bytes: Latest encoded messages kept for a conversation.
         ring_total_bytes: The same over all conversations; the longest unused go first.
         replay_messages: Messages replayed for a conversation before a ``gap``.
-        replay_chunk_bytes: Replay queues about this much and waits until the connection has drained.
+        replay_chunk_bytes: Replay queues about this much, at most an eighth of the outbox, and waits until
+            the connection has drained.
+        outbox_bytes: Bound of a connection's outbox by tier, as the hub was told; a page of history takes at
+            most three eighths of it, so that no answer closes a connection as too slow.
         ack_timeout_ms, ack_retries: When, and how often, an unacknowledged message is sent again.
         pause_writes: With more writes waiting in the store, sessions that send are not read.
         max_writes: With more writes waiting, messages are answered ``unavailable``.
@@ -51,6 +56,7 @@ class ImOptions:
     ring_total_bytes: int = 67_108_864
     replay_messages: int = 500
     replay_chunk_bytes: int = 131_072
+    outbox_bytes: Mapping[str, int] = field(default_factory=lambda: dict(OUTBOX_BYTES))
     ack_timeout_ms: int = 2_000
     ack_retries: int = 3
     pause_writes: int = 16_384

@@ -265,7 +265,7 @@ class Replayer:
         if session.replay is not replay:
             return
         hub, handle = session.hub, session.handle
-        room = self._domain.options.replay_chunk_bytes - hub.queued_bytes(handle)
+        room = self._domain.chunk_bytes(session) - hub.queued_bytes(handle)
         while replay.entries:
             entry = replay.entries[-1]
             conversation = entry.conversation
