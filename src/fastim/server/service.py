@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from fastim._core.hub import EventKind, Hub, Lane
+from fastim._core.hub import EventKind, Hub
 from fastim.errors import CloseCode, ErrorCode, RequestError, StoreError
 from fastim.server.connection import Connection, Phase
 from fastim.server.dispatch import Dispatcher
@@ -122,6 +122,7 @@ class Service:
         self._polling = False
         self._dirty = False
         self._again = False
+        self._stopped = False  # what was scheduled before finds the hub shut down
         self._timer_handle: asyncio.TimerHandle | None = None
         self._tick_s = IDLE_TICK_S
 
@@ -146,6 +147,7 @@ class Service:
             self._timer_handle = None
         self.loop.remove_reader(self.hub.fileno())
         self.dispatcher.close()
+        self._stopped = True
         self.hub.shutdown()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -196,7 +198,8 @@ class Service:
 
     def _poll_again(self) -> None:
         self._again = False
-        self.poll()
+        if not self._stopped:
+            self.poll()
 
     def _failed(self, subject: object) -> None:
         """Contain a mistake of ours: log it, and end the one connection that it belongs to."""
@@ -210,7 +213,7 @@ class Service:
             self.loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        if self._dirty:
+        if self._dirty and not self._stopped:
             self.flush()
 
     def flush(self) -> None:
@@ -371,7 +374,7 @@ class Service:
             left_s -= self.options.expiry_warning_s
             if left_s <= 0:
                 connection.warned = True
-                connection.send_event("token_expiring", {"exp": connection.exp}, Lane.HIGH)
+                connection.send_event("token_expiring", {"exp": connection.exp})
                 left_s = connection.exp - self.time_s()
         # A token may be good for centuries: bounded before it becomes nanoseconds in C.
         return min(due_ns, now_ns + MAX_TIMER_NS, now_ns + int(min(left_s, 3600.0) * NS_PER_S) + 1_000_000)

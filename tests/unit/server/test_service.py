@@ -1,0 +1,252 @@
+"""Hello, timers and dispatch, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastim.server.app import Context, FastIM
+from tests.unit.server.fed_service import Peer, running
+
+
+async def test_hello_when_not_in_time_then_4014(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        world.pass_time(4.9)
+        assert peer.close_code is None
+        peer.send("hello", {"token": "bad"}, 1)  # a bad one does not count
+        world.pass_time(0.2)
+        assert peer.close_code == 4014
+        assert not world.service.connections
+
+
+async def test_hello_when_in_time_then_the_deadline_is_off(tmp_path: Path) -> None:
+    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+        peer = Peer(world)
+        ok = await peer.hello()
+        assert ok["heartbeat_ms"] == 0
+        world.pass_time(60)
+        assert peer.close_code is None
+
+
+async def test_connection_when_silent_then_pinged_and_closed_if_it_stays_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        await peer.hello()
+        world.pass_time(29)
+        peer.turn()
+        assert peer.pings == 0
+        world.pass_time(1.1)
+        peer.turn()  # the ping comes, the pong goes
+        assert peer.pings == 1
+        world.pass_time(15)
+        assert peer.close_code is None
+        peer.answers_pings = False
+        world.pass_time(16)
+        peer.turn()
+        assert peer.pings == 2
+        world.pass_time(8.5)
+        assert peer.close_code is None
+        world.pass_time(1)
+        assert peer.close_code == 4009
+
+
+async def test_connection_when_it_talks_then_not_pinged(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        await peer.hello()
+        for _ in range(5):
+            world.pass_time(20)
+            peer.send("ping", {}, 2)
+        assert peer.pings == 0
+
+
+async def test_token_when_it_ends_then_warned_a_minute_before_and_closed(tmp_path: Path) -> None:
+    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+        peer = Peer(world)
+        await peer.hello(ttl_s=100)
+        world.pass_time(39)
+        peer.turn()
+        assert peer.packets == []
+        world.pass_time(2)
+        event, body = await peer.receive()
+        assert event == "token_expiring"
+        assert body["exp"] == pytest.approx(world.time_s() + 59, abs=2)
+        for _ in range(3):
+            world.pass_time(19)
+            peer.turn()
+            assert peer.close_code is None
+        world.pass_time(3)
+        assert peer.close_code == 4002
+        assert peer.packets == []
+
+
+async def test_token_when_refreshed_then_warned_anew(tmp_path: Path) -> None:
+    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+        peer = Peer(world)
+        await peer.hello(ttl_s=30)
+        assert (await peer.receive())[0] == "token_expiring"
+        peer.send("refresh", {"token": world.token(ttl_s=200)}, 2)
+        assert (await peer.receive())[0] == "ok"
+        assert peer.packets == []
+        world.pass_time(100)
+        assert peer.close_code is None
+        assert peer.packets == []
+        world.pass_time(41)
+        assert (await peer.receive())[0] == "token_expiring"
+
+
+async def test_token_when_taken_within_the_leeway_then_the_connection_lasts_as_long(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        token = world.token(ttl_s=1)
+        world.pass_time(4)
+        peer.send("hello", {"token": token}, 1)
+        assert (await peer.receive())[0] == "ok"
+        assert (await peer.receive())[0] == "token_expiring"
+        world.pass_time(5)
+        assert peer.close_code is None
+        world.pass_time(5)
+        assert peer.close_code == 4002
+
+
+async def test_token_when_good_for_centuries_then_no_timer_overflows(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        assert (await peer.hello(ttl_s=2**50))["user"] == "u"
+        world.pass_time(1)
+        assert peer.close_code is None
+
+
+def make_application(log: list[Any]) -> FastIM:
+    app = FastIM()
+    gate = asyncio.Event()
+
+    @app.on_connect
+    async def connected(ctx: Context) -> None:
+        await asyncio.sleep(0)
+        log.append("connected")
+
+    @app.on_disconnect
+    def disconnected(ctx: Context) -> None:
+        log.append("disconnected")
+
+    @app.on("plain")
+    def plain(ctx: Context, body: Any) -> Any:
+        log.append(("plain", body))
+        return body
+
+    @app.on("slow")
+    async def slow(ctx: Context, body: Any) -> Any:
+        log.append(("slow", body))
+        await gate.wait()
+        return body
+
+    @app.on("open")
+    def open_gate(ctx: Context, body: Any) -> None:
+        gate.set()
+
+    @app.on("boom")
+    def boom(ctx: Context, body: Any) -> Any:
+        raise KeyError("boom")
+
+    return app
+
+
+async def test_packets_when_in_one_batch_then_started_in_order(tmp_path: Path) -> None:
+    log: list[Any] = []
+    async with running(tmp_path, make_application(log)) as world:
+        peer = Peer(world)
+        await peer.hello()
+        # What comes before the async on_connect handler has returned waits for it.
+        peer.send(["plain", 1, 1], ["slow", 2, 2], ["slow", 3, 3], ["plain", 4, 4], ["open", 5, 5])
+        answers = [(await peer.receive())[2] for _ in range(5)]
+        assert log[:5] == ["connected", ("plain", 1), ("slow", 2), ("slow", 3), ("plain", 4)]
+        assert answers == [1, 4, 5, 2, 3]
+        assert next(iter(world.service.connections)).work is None
+
+
+async def test_handler_when_it_raises_then_the_rest_of_the_batch_is_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, make_application([])) as world:
+        peer = Peer(world)
+        await peer.hello()
+        await world.turns()
+        peer.send(["plain", 1, 1], ["boom", 2, 2], ["plain", 3, 3])
+        packets = [await peer.receive() for _ in range(3)]
+        errors = [packet for packet in packets if packet[0] == "error"]
+        assert [packet[2] for packet in packets if packet[0] == "ok"] == [1, 3]
+        assert errors[0][1]["code"] == "internal"
+        assert errors[0][1]["id"] in caplog.text
+        assert "KeyError" in caplog.text
+        assert world.service.dispatcher.errors == {"internal": 1}
+
+
+async def test_event_when_our_own_code_fails_then_only_that_connection_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, make_application([])) as world:
+        bad, good = Peer(world), Peer(world)
+        await bad.hello("bad")
+        await good.hello("good")
+        await world.turns()
+        victim = world.service.hub.owner(bad.handle)
+        receive = world.service.dispatcher.receive
+
+        def fail(connection: Any, data: bytes, encoding: int) -> None:
+            if connection is victim:
+                raise AssertionError("a mistake of ours")
+            receive(connection, data, encoding)
+
+        monkeypatch.setattr(world.service.dispatcher, "receive", fail)
+        with caplog.at_level(logging.ERROR):
+            bad.send("plain", 1, 1)
+        assert bad.close_code == 1011
+        good.send("plain", 1, 1)
+        assert await good.receive() == ["ok", 1, 1]
+
+
+async def test_connection_when_gone_then_its_topics_and_tasks_are_let_go(tmp_path: Path) -> None:
+    log: list[Any] = []
+    async with running(tmp_path, make_application(log)) as world:
+        peer = Peer(world)
+        await peer.hello()
+        await world.turns()
+        connection = next(iter(world.service.connections))
+        runtime = world.service.runtime
+        runtime.join(connection, "t")
+        runtime.join(connection, "t")
+        assert runtime.topics["t"].count == 1
+        peer.send("slow", 1, 1)
+        world.service.hub.abort(peer.handle)
+        world.service.poll()
+        assert not runtime.topics
+        assert not world.service.connections
+        runtime.join(connection, "t")
+        runtime.emit(connection, "event", 1)
+        runtime.broadcast("t", "event", 1, None)
+        assert not runtime.topics
+        await world.turns()
+        assert "disconnected" in log
+        for task in list(world.service.tasks):
+            task.cancel()
+        await world.turns()
+
+
+async def test_service_when_draining_then_new_work_is_unavailable(tmp_path: Path) -> None:
+    async with running(tmp_path, make_application([])) as world:
+        peer = Peer(world)
+        await peer.hello()
+        await world.turns()
+        world.service.dispatcher.refuse_work()
+        for event in ("plain", "message", "history", "hello"):
+            peer.send(event, {}, 7)
+            answer = await peer.receive()
+            assert (answer[0], answer[1]["code"]) == ("error", "unavailable")
+        peer.send("ping", {}, 8)
+        assert (await peer.receive())[0] == "ok"
