@@ -404,3 +404,26 @@ async def test_presence_when_shared_only_is_off_then_anybody_may_look(tmp_path: 
     await bob.ask("presence", {"status": "away"})
     assert presence(eve) == [("bob", "away")]
     await close_world(world)
+
+
+async def test_presence_when_a_user_has_many_devices_then_each_change_counts(world: World) -> None:
+    ann, bob, _ = await pair(world)
+    devices = [bob, *[await world.connect("bob", device=f"d{i}") for i in range(2, 30)]]
+    await ann.ask("presence_subscribe", {"users": ["bob"]})
+    for device in devices:
+        await device.ask("presence", {"status": "away"})
+    await devices[10].ask("presence", {"status": "busy", "metadata": 10})
+    await world.advance(200)
+    await devices[20].ask("presence", {"status": "busy", "metadata": 20})
+    await world.advance(200)
+    await devices[20].leave()
+    await world.advance(200)
+    await devices[10].leave()
+    await world.advance(200)
+    told = [(u["status"], u["metadata"]) for body in ann.bodies("state_batch") for u in body["updates"]]
+    assert told == [("away", None), ("busy", 10), ("busy", 20), ("busy", 10), ("away", None)]
+    for device in devices:
+        if device in world.clients.values():
+            await device.leave()
+    await world.advance(11_000)
+    assert presence(ann)[-1] == ("bob", "offline")

@@ -178,9 +178,8 @@ class Messaging:
             session.replay = Start(hello.resume.seen, delivered)
         if not session.number:
             session.number = Sessions.new_number()
-        if session not in user.sessions:
-            user.sessions = (*user.sessions, session)
-            self._presence.arrive(user, session)
+        user.enter(session)
+        self._presence.arrive(user, session)
         return {
             "protocol": PROTOCOL,
             "features": list(FEATURES),
@@ -205,7 +204,8 @@ class Messaging:
         session.status = ended.status
         session.metadata = ended.metadata
         if live is not None:
-            user.sessions = (*(other for other in user.sessions if other is not live), session)
+            user.exit(live)
+            user.enter(session)
             self._presence.replace(live)
             self._part(live, user)
             self._domain.hub.close(
@@ -232,7 +232,7 @@ class Messaging:
         if session.state == SessionState.GONE or user is None:
             session.state = int(SessionState.GONE)
             return
-        user.sessions = tuple([other for other in user.sessions if other is not session])
+        user.exit(session)
         if session.number:
             self._ended.end(session, self._domain.clock_ns())
         self._part(session, user)
@@ -259,12 +259,12 @@ class Messaging:
     def sessions(self) -> Iterator[Session]:
         """All attached sessions."""
         for user in list(self._domain.users.values()):
-            yield from user.sessions
+            yield from tuple(user.sessions)
 
     def sessions_of(self, user_id: str) -> tuple[Session, ...]:
         """The live sessions of a user."""
         user = self._domain.users.get(user_id)
-        return user.sessions if user is not None else ()
+        return tuple(user.sessions) if user is not None else ()
 
     def end_session(self, session: Session) -> None:
         """Forget a session so that it cannot be resumed (logout, ban)."""

@@ -8,11 +8,13 @@ from fastim.im.session import Session, Status
 
 if TYPE_CHECKING:
     from fastim.im.conversation import Conversation
+    from fastim.wire.native import Encoded
 
 __all__ = ["Membership", "User"]
 
 # Up to here a tuple searched from its head beats a dict, and costs a quarter of its memory.
 FEW_MEMBERSHIPS = 6
+FEW_SESSIONS = 8  # likewise
 
 
 class Membership:
@@ -41,18 +43,39 @@ class User:
 
     Attributes:
         id, key: Public and integer id.
-        sessions: Live sessions, few; replaced as a whole when one comes or goes.
-        status: What the subscribers were last told (``Status``).
+        sessions: Live sessions in the order they came; a tuple of few or a dict of many.
+        status, metadata: What subscribers were last told (``Status``; an encoded value or None).
     """
 
-    __slots__ = ("_memberships", "id", "key", "sessions", "status")
+    __slots__ = ("_memberships", "id", "key", "metadata", "sessions", "status")
 
     def __init__(self, id: str, key: int) -> None:
         self.id = id
         self.key = key
-        self.sessions: tuple[Session, ...] = ()
+        self.sessions: tuple[Session, ...] | dict[Session, None] = ()
         self.status: int = Status.OFFLINE
+        self.metadata: Encoded | None = None
         self._memberships: tuple[Membership, ...] | dict[str, Membership] = ()
+
+    def enter(self, session: Session) -> None:
+        """Add a session, if it is not there."""
+        sessions = self.sessions
+        if session in sessions:
+            return
+        if isinstance(sessions, dict):
+            sessions[session] = None
+        elif len(sessions) < FEW_SESSIONS:
+            self.sessions = (*sessions, session)
+        else:
+            self.sessions = dict.fromkeys((*sessions, session))
+
+    def exit(self, session: Session) -> None:
+        """Take a session away."""
+        sessions = self.sessions
+        if isinstance(sessions, dict):
+            sessions.pop(session, None)
+        else:
+            self.sessions = tuple([other for other in sessions if other is not session])
 
     def membership(self, conversation_id: str) -> Membership | None:
         """The membership in the conversation of this public id; None for a stranger."""

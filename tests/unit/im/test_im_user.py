@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from fastim._core.hub import Hub
 from fastim.im.conversation import Conversation
+from fastim.im.session import Session
 from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord
 
@@ -39,3 +41,18 @@ def test_shares_with_when_a_conversation_is_common_then_true_both_ways() -> None
     assert not eve.shares_with(ann)
     assert not ann.shares_with(eve)
     assert eve.shares_with(eve)
+
+
+def test_sessions_when_they_grow_and_shrink_then_in_the_order_they_came() -> None:
+    hub, user = Hub(), User("ann", 1)
+    sessions = [Session(hub, 0, 0) for _ in range(30)]
+    for count, session in enumerate(sessions):
+        user.enter(session)
+        user.enter(session)
+        assert list(user.sessions) == sessions[: count + 1]
+    for count, session in enumerate(sessions):
+        user.exit(session)
+        user.exit(session)
+        assert list(user.sessions) == sessions[count + 1 :]
+    assert not user.sessions
+    hub.shutdown()
