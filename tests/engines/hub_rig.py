@@ -108,10 +108,19 @@ class SocketPeer(Peer):
         self.handle = rig.hub.adopt(ours.detach(), "192.0.2.7", rig.now_ns)
 
     def send(self, data: bytes) -> None:
+        """Send all of it, letting the hub read meanwhile.
+
+        Raises:
+            TimeoutError: The hub does not read, because the connection is paused.
+        """
+        refused = 0
         while data:
             try:
                 data = data[self.socket.send(data) :]
             except BlockingIOError:
+                refused += 1
+                if refused > 500:
+                    raise TimeoutError from None
                 self.rig.tick()
             except (BrokenPipeError, ConnectionResetError):
                 return
