@@ -26,6 +26,8 @@ class Options:
 
     Attributes:
         scale: Of all connection counts; for a quick look, not for figures to quote.
+        stored, large_conversations: What durable-large finds in its store.
+        idle_members: Of each conversation of the idle connections; all of them are connected.
     """
 
     lab: Lab
@@ -34,6 +36,7 @@ class Options:
     scale: float = 1.0
     stored: int = 1_000_000
     large_conversations: int = 10_000
+    idle_members: int = 4
 
     def count(self, connections: int) -> int:
         return max(int(connections * self.scale), 4)
@@ -162,7 +165,7 @@ def idle(options: Options) -> Result:
     for count in (few, many):
         with tempfile.TemporaryDirectory() as folder, fastim(options.lab, application=None) as server:
             tokens = write_tokens(server, many, folder)
-            create_conversations(server, many, 1_000)
+            create_conversations(server, many, options.idle_members)
             figures = wsload(options.lab, "idle", server, count, "--hold", "3", *fastim_hello(tokens))
             rss_bytes[count] = figures["idle_rss_mb"] * 1024 * 1024
     slope = (rss_bytes[many] - rss_bytes[few]) / (many - few)
@@ -279,7 +282,7 @@ ROWS = {
         ],
     ),
     "idle": Row(
-        "idle connection, own user and token, member of one conversation: memory, slope from 4,000 to 16,000",
+        "idle connection, own user and token, member of one conversation of 4: memory, slope 4,000 to 16,000",
         idle,
         [Ratio("fastim.bytes_per_connection", at_most=1_500)],
     ),

@@ -118,6 +118,7 @@ def read_options() -> tuple[argparse.Namespace, Options]:
     parser.add_argument("--scale", type=float, default=1.0, help="of connection counts, for a quick look")
     parser.add_argument("--stored", type=int, default=1_000_000, help="messages of durable-large")
     parser.add_argument("--conversations", type=int, default=10_000, help="of durable-large")
+    parser.add_argument("--members", type=int, default=4, help="of each idle connection's conversation")
     parser.add_argument("--lab", type=Path, default=Path(os.environ.get("LAB", ".lab")))
     parser.add_argument("--json", type=Path, help="write all samples there, too")
     arguments = parser.parse_args()
@@ -130,6 +131,7 @@ def read_options() -> tuple[argparse.Namespace, Options]:
         arguments.scale,
         arguments.stored,
         arguments.conversations,
+        arguments.members,
     )
     options.lab.check()
     return arguments, options

@@ -584,3 +584,73 @@ async def test_emit_when_there_is_no_connection_then_says_so():
         assert (await client.receive(5)).name == "fastim.disconnected"
         cut.set()
         assert not await client.emit("x", {})
+
+
+async def test_close_when_waiting_to_come_back_then_ends_at_once():
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        talk.cut()
+
+    async with scripted(script) as url:
+        client = await connect(url, backoff_base_s=1_000, backoff_cap_s=1_000)
+        assert (await client.receive(5)).name == "fastim.disconnected"
+        sending = asyncio.create_task(client.send("c", "hi"))
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ConnectionClosed):
+            await sending
+        with pytest.raises(ConnectionClosed):
+            await client.wait_online()
+        assert [event async for event in client] == []
+
+
+async def test_calls_when_too_many_are_in_flight_then_wait_their_turn():
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        for _ in range(5):
+            first, second = await talk.expect("ping"), await talk.expect("ping")
+            await talk.send("news", {})
+            for _, ref in (first, second):
+                await talk.send("ok", {"time": ref}, ref)
+        await talk.until_closed()
+
+    async with scripted(script) as url, connect(url, max_in_flight=2) as client:
+        assert len(set(await asyncio.gather(*(client.ping() for _ in range(10))))) == 10
+
+
+async def test_sends_when_at_once_then_go_out_in_the_order_of_the_calls():
+    texts = [f"text {number}" for number in range(200)]
+
+    async def first(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.expect("message")
+        talk.cut()
+
+    async def second(talk: Talk) -> None:
+        await talk.welcome(resumed=True)
+        for seq, text in enumerate(texts, 1):
+            body, ref = await talk.expect("message")
+            assert body["content"] == text
+            await talk.send("ok", message(seq) | {"duplicate": False}, ref)
+        await talk.until_closed()
+
+    async with scripted(first, second) as url, connect(url) as client:
+        sent = await asyncio.gather(*(client.send("c", text) for text in texts))
+        assert [answer.seq for answer in sent] == list(range(1, 201))
+
+
+async def test_token_function_when_it_fails_then_is_asked_again():
+    answers = iter([OSError("no network"), "t"])
+
+    def token() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def script(talk: Talk) -> None:
+        assert (await talk.welcome())["token"] == "t"
+        await talk.until_closed()
+
+    async with scripted(script) as url, connect(url, token=token) as client:
+        assert client.is_online
