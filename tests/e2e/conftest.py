@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import ServerProcess, Start
+from tests.e2e.serving import ServerProcess, Start, starting
 
 # What stands in the log when the mistake is ours and not an application's.
 OWN_MISTAKES = ("could not be served", "a tick failed", "background task failed", "Exception in callback")
@@ -15,17 +15,9 @@ OWN_MISTAKES = ("could not be served", "a tick failed", "background task failed"
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start servers of this test's own: ``start(*arguments, data="data", **environment)``."""
-    started: list[ServerProcess] = []
-
-    def start_one(*arguments: str, data: str = "data", **environment: str) -> ServerProcess:
-        server = ServerProcess(tmp_path / data, arguments, environment)
-        started.append(server)
-        return server
-
-    yield start_one
-    for server in started:
-        server.kill()
+    """Start servers of this test's own; see ``starting``."""
+    with starting(tmp_path) as start_one:
+        yield start_one
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,38 @@ CODES = {
 class ServerProcess:
     """A running ``fastim serve``.
 
+    Args:
+        data: Its data folder.
+        arguments: Of the command.
+        environment: More of it.
+        before: A command that runs what follows it in its own place, as ``env`` does.
+
     Attributes:
         port: Where it listens.
         data: Its data folder.
     """
 
-    def __init__(self, data: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        data: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        before: Sequence[str] = (),
+    ) -> None:
         self.data = data
         self.stderr_path = data.parent / f"{data.name}.stderr"
         self._stderr = self.stderr_path.open("ab")
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *arguments, "--port", environment.pop("PORT", "0"), "--data", str(data)],
+            [
+                *before,
+                *COMMAND,
+                "serve",
+                *arguments,
+                "--port",
+                environment.pop("PORT", "0"),
+                "--data",
+                str(data),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=ROOT,
@@ -134,6 +155,25 @@ def run_fastim(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 Start = Callable[..., ServerProcess]
+
+
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    """Start servers in a folder: ``start(*arguments, data="data", before=(), **environment)``."""
+    started: list[ServerProcess] = []
+
+    def start(
+        *arguments: str, data: str = "data", before: Sequence[str] = (), **environment: str
+    ) -> ServerProcess:
+        server = ServerProcess(folder / data, arguments, environment, before)
+        started.append(server)
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.kill()
 
 
 class Client:
