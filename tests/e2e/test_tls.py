@@ -104,6 +104,19 @@ def test_tls_when_spoken_to_in_plain_or_not_at_all_then_closed(
         assert client.get("/healthz").status_code == 200
 
 
+def test_tls_when_full_then_refused(start: Start, certificate: tuple[Path, Path]) -> None:
+    arguments = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]))
+    server = start(*arguments, FASTIM_LIMITS__MAX_CONNECTIONS="1")
+    context = context_for(certificate)
+    with (
+        raw_socket(server) as first,
+        context.wrap_socket(first, server_hostname="127.0.0.1"),
+        raw_socket(server) as second,
+        context.wrap_socket(second, server_hostname="127.0.0.1") as wrapped,
+    ):
+        assert read_all(wrapped) == b""
+
+
 def test_tls_when_the_files_are_unusable_then_exit_2_names_the_setting(
     tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:

@@ -26,6 +26,7 @@ __all__ = ["Front", "FrontOptions"]
 log = logging.getLogger("fastim.front")
 
 RETRY_WHILE_DRAINING_S: Final = 5
+RETRY_WHEN_FULL_S: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,13 @@ class Front:
 
     def _hand_over(self, handle: int) -> None:
         service = self._service
+        if service.http is None or service.http.full:
+            raise Refusal(503, "Too many HTTP connections are open.", _retry_after(RETRY_WHEN_FULL_S))
         bridge = service.bridges.get(handle)
         fd, data = self._hub.detach(handle)
         if bridge is not None:
             bridge.hand_over(data)
-        elif service.http is not None:
+        else:
             service.http.accept(fd, data)
 
     def _upgrade(self, handle: int, head: Head, peer: str, now_ns: int) -> None:

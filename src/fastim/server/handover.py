@@ -21,13 +21,13 @@ from uvicorn.server import ServerState
 if TYPE_CHECKING:
     from fastim.server.tls import FedBridge
 
-__all__ = ["HandOver", "HttpProtocol"]
+__all__ = ["MAX_HTTP_CONNECTIONS", "HandOver", "HttpProtocol"]
 
 log = logging.getLogger("fastim.http")
 
 KEEP_ALIVE_S: Final = 15
 BODY_TIMEOUT_S: Final = 30.0
-MAX_HTTP_CONNECTIONS: Final = 1_000
+MAX_HTTP_CONNECTIONS: Final = 256  # their descriptors come out of a reserve
 
 
 class _State(ServerState):
@@ -166,12 +166,16 @@ class HandOver:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            limit_concurrency=MAX_HTTP_CONNECTIONS,
         )
         self.config.load()
         self.state = _State()
         self.stopping = False
         self._spawn = spawn
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self.state.connections) >= MAX_HTTP_CONNECTIONS
 
     def protocol(self, first: bytes) -> HttpProtocol:
         """Make the protocol of a connection of which ``first`` was read already."""

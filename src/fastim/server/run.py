@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import secrets
@@ -22,8 +21,8 @@ from fastim.im.messaging import Messaging
 from fastim.server import options
 from fastim.server.drain import drain
 from fastim.server.front import Front
-from fastim.server.handover import HandOver
-from fastim.server.limits_os import raise_descriptor_limit
+from fastim.server.handover import MAX_HTTP_CONNECTIONS, HandOver
+from fastim.server.limits_os import RESERVE_COUNT, raise_descriptor_limit
 from fastim.server.listener import format_url, open_listener
 from fastim.server.loading import load_application
 from fastim.server.lock import DataLock
@@ -68,7 +67,6 @@ class Server:
         self.settings = settings
         self.application = application
         self.url = ""
-        self._stack = contextlib.AsyncExitStack()
         self._listener: socket.socket | None = None
         self._tls: asyncio.Server | None = None
         loop = asyncio.get_running_loop()
@@ -179,10 +177,10 @@ class Server:
 
 
 async def _main(settings: Settings, application: FastIM | None, max_connections: int, lock: DataLock) -> None:
+    stopping = _catch_signals(asyncio.get_running_loop())
     server = Server(settings, application, max_connections)
     await server.start()
     lock.announce(server.url)
-    stopping = _catch_signals(asyncio.get_running_loop())
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -241,7 +239,9 @@ def serve(settings: Settings, app_path: str | None) -> int:
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     application = None if app_path is None else load_application(app_path)
-    descriptors = raise_descriptor_limit(settings.limits.max_connections)
+    descriptors = raise_descriptor_limit(
+        settings.limits.max_connections, RESERVE_COUNT + MAX_HTTP_CONNECTIONS
+    )
     log.info(descriptors.describe())
     with DataLock(settings.server.data) as lock, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_main(settings, application, descriptors.max_connections, lock))

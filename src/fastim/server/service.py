@@ -87,6 +87,7 @@ class Service:
         application: Its handlers; None: there is none.
         clock_ns: Monotonic time, nanoseconds.
         time_s: Time since the epoch, seconds.
+        max_connections: At a time; 0: no bound.
         hub_options: Passed to ``Hub``.
     """
 
@@ -99,6 +100,7 @@ class Service:
         *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         time_s: Callable[[], float] = time.time,
+        max_connections: int = 0,
         **hub_options: Any,
     ) -> None:
         self.loop = loop
@@ -106,7 +108,8 @@ class Service:
         self.time_s = time_s
         self.options = options
         self.verifier = verifier
-        self.hub = Hub(on_dirty=self._on_dirty, **hub_options)
+        self.hub = Hub(on_dirty=self._on_dirty, max_connections=max_connections, **hub_options)
+        self._max_connections = max_connections
         self.connections: set[Connection] = set()
         self.bridges: dict[int, FedBridge] = {}
         self.held: set[FedBridge] = set()
@@ -162,6 +165,11 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed", exc_info=error)
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many connections as there may be; accepted sockets the hub counts itself."""
+        return bool(self._max_connections) and self.hub.connections >= self._max_connections
+
     # -- the loop's side of the hub
 
     def poll(self) -> None:
@@ -204,8 +212,10 @@ class Service:
     def _failed(self, subject: object) -> None:
         """Contain a mistake of ours: log it, and end the one connection that it belongs to."""
         log.exception("an event of a connection could not be served")
-        handle = subject.handle if isinstance(subject, Connection) else subject
-        self.hub.close(handle, CloseCode.INTERNAL_ERROR, "", self.clock_ns())  # type: ignore[arg-type]
+        if isinstance(subject, Connection):
+            self.hub.close(subject.handle, CloseCode.INTERNAL_ERROR, "", self.clock_ns())
+        else:
+            self.hub.abort(subject)  # type: ignore[arg-type]
 
     def _on_dirty(self) -> None:
         self._dirty = True

@@ -54,13 +54,13 @@ class FedBridge(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self._transport = transport
+        if self._service.full:
+            transport.abort()
+            return
         peer = transport.get_extra_info("peername")
         self._handle = self._hub.open_fed(
             peer[0] if isinstance(peer, tuple) else "", self._service.clock_ns()
         )
-        if not self._handle:
-            transport.abort()
-            return
         self._service.bridges[self._handle] = self
         self._service.poll_soon()
 

@@ -1,0 +1,107 @@
+"""The hand-over to uvicorn on asyncio's own loop; the end-to-end tests have uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fastim.server.handover import MAX_HTTP_CONNECTIONS, HandOver
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def application(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+    """Answer with the path and the size of the body."""
+    size = 0
+    while True:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    body = f"{scope['path']} {size};".encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def make_door(tasks: list[asyncio.Task[Any]], head_timeout_s: float = 5.0) -> HandOver:
+    loop = asyncio.get_running_loop()
+
+    def no_bridge() -> Any:
+        raise AssertionError("no upgrade here")
+
+    return HandOver(
+        loop, application, no_bridge, lambda it: tasks.append(loop.create_task(it)), head_timeout_s
+    )
+
+
+async def exchange(first: bytes, *later: bytes, head_timeout_s: float = 5.0) -> bytes:
+    """Hand a connection over with its first bytes, send the others, and return all that is answered."""
+    tasks: list[asyncio.Task[Any]] = []
+    door = make_door(tasks, head_timeout_s)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        for data in later[:1]:
+            await loop.sock_sendall(ours, data)  # before the transport reads: must not overtake the first
+        door.accept(theirs.detach(), first)
+        for data in later[1:]:
+            await asyncio.sleep(0)
+            await loop.sock_sendall(ours, data)
+        received = b""
+        async with asyncio.timeout(10):
+            while data := await loop.sock_recv(ours, 65536):
+                received += data
+    await asyncio.gather(*tasks)
+    await door.stop(1)
+    await asyncio.sleep(0)
+    return received
+
+
+def get(path: str, more: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode()
+
+
+CLOSE = "Connection: close\r\n"
+
+
+async def test_request_when_read_before_then_answered() -> None:
+    assert b"/a 0;" in await exchange(get("/a", CLOSE))
+
+
+@pytest.mark.parametrize("cut", [1, 10, 200])
+async def test_requests_when_pipelined_over_the_hand_over_then_in_order(cut: int) -> None:
+    stream = b"".join(get(f"/{number}") for number in range(20)) + get("/last", CLOSE)
+    answer = await exchange(stream[:cut], stream[cut : cut + 100], stream[cut + 100 :])
+    positions = [answer.index(f"/{name} 0;".encode()) for name in [*range(20), "last"]]
+    assert positions == sorted(positions)
+
+
+async def test_body_when_larger_than_the_buffers_then_read_whole() -> None:
+    body = b"x" * 1_000_000
+    head = f"POST /b HTTP/1.1\r\nHost: x\r\n{CLOSE}Content-Length: {len(body)}\r\n\r\n".encode()
+    stream = head + body
+    answer = await exchange(stream[:100_000], stream[100_000:150_000], stream[150_000:])
+    assert b"/b 1000000;" in answer
+
+
+async def test_request_when_malformed_then_400() -> None:
+    assert (await exchange(b"GET / HTTP/1.1\r\nHost: x\r\nA\x01: b\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_next_head_when_it_does_not_end_then_closed() -> None:
+    answer = await exchange(get("/a"), b"GET /b HTTP/1.1\r\nHos", head_timeout_s=0.05)
+    assert b"/a 0;" in answer
+    assert b"/b" not in answer
+
+
+async def test_door_when_many_are_open_then_full() -> None:
+    door = make_door([])
+    assert not door.full
+    door.state.connections.update(door.protocol(b"") for _ in range(MAX_HTTP_CONNECTIONS))
+    assert door.full
