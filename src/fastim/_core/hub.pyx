@@ -1419,7 +1419,7 @@ cdef class Hub:
     def abort(self, handle):
         """Reset the connection at once; CLOSED with 1006 is its last event. False if it is gone."""
         cdef Row *row = self._row(handle)
-        if row == NULL:
+        if row == NULL or row.flags & IS_EOF:  # the fed driver's row waits for take_finished
             return False
         self._reset(row, CLOSE_ABNORMAL, "aborted")
         return True
