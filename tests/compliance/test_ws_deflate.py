@@ -101,8 +101,9 @@ def test_echo_when_worth_it_then_is_compressed(deflated, size):
 @pytest.mark.parametrize("chop", [0, 3])
 def test_message_when_compressed_and_in_fragments_then_is_echoed(deflated, size, chop):
     connection = deflated()
-    payload = json_like(4_000)
+    payload = json_like(20_000)
     pieces = fragments(TEXT, deflate(payload), size, rsv=RSV1)
+    assert len(pieces) > 1
     connection.send(*pieces[:1], frame(PING, b"p"), *pieces[1:], chop=chop)
     connection.expect(PONG, b"p")
     connection.expect(TEXT, payload)
