@@ -37,6 +37,14 @@ def test_messages_when_written_in_pieces_then_are_echoed(ws, chop):
         ws.expect(TEXT, b"*" * size)
 
 
+def test_message_when_written_in_pieces_of_every_size_then_is_echoed(ws):
+    sent = frame(BINARY, bytes(range(130)))
+    for chop in range(1, len(sent) + 1):
+        ws.send(sent, frame(PING, b"p"), chop=chop)
+        got = {ws.read_frame() for _ in range(2)}
+        assert got == {(True, 0, BINARY, bytes(range(130))), (True, 0, PONG, b"p")}
+
+
 def test_messages_when_many_are_in_one_write_then_all_are_echoed_in_order(ws):
     ws.send(*(frame(TEXT, b"%d" % number) for number in range(2_000)))
     for number in range(2_000):
