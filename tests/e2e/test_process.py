@@ -212,3 +212,27 @@ async def test_readiness_when_the_server_ends_then_it_says_so(start: Start) -> N
     raw.send(0x88, b"\x03\xe9")
     assert server.wait() == 0
     raw.socket.close()
+
+
+async def test_handler_when_it_runs_at_sigterm_then_its_answer_still_goes_out(start: Start) -> None:
+    server = start("tests.e2e.application:app")
+    async with open_client(server, "a") as client:
+        await client.send("sleep", 0.5, 7)
+        await client.send("ask", "not refused", 8)
+        assert (await client.receive())[0] == "question"
+        server.process.terminate()
+        packets = [packet async for packet in client.receive_until_closed()]
+        assert ["ok", None, 7] in packets
+        assert (await client.closed())[0] == 1001
+    assert server.wait() == 0
+
+
+async def test_handler_when_it_blocks_for_ever_then_the_server_ends_without_it(start: Start) -> None:
+    server = start("tests.e2e.application:app", FASTIM_DRAIN__DEADLINE_S="0.2")
+    async with open_client(server, "a") as client:
+        await client.send("sleep", 3600, 7)
+        assert await client.request("echo", 1) == ["ok", 1]
+        server.process.terminate()
+        assert (await client.closed())[0] == 1001
+    assert server.wait() == 0
+    assert "1 blocking handlers" in server.log()

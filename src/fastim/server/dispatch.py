@@ -83,6 +83,8 @@ class Dispatcher:
         self.hub: Hub = runtime.hub
         self.application = application
         self.throttle: PacketThrottle | None = None
+        self.unfinished_count = 0  # async and threaded handlers that have begun
+        self.threaded_count = 0  # those in threads
         self.errors: dict[str, int] = {}
         self._spawn = spawn
         self._max_unfinished = max_unfinished
@@ -258,6 +260,7 @@ class Dispatcher:
             self._too_many(connection, event, ref)
             return
         work.in_flight += 1
+        self.unfinished_count += 1
         if mode == Mode.ASYNC:
             work.unstarted += 1
             self._spawn(self._run_async(connection, work, call, event, value, ref))
@@ -291,9 +294,11 @@ class Dispatcher:
         if self._pool is None:
             threads = self.application.threads if self.application is not None else 1
             self._pool = ThreadPoolExecutor(threads, "fastim-handler")
+        self.threaded_count += 1
         future = self.runtime.loop.run_in_executor(self._pool, call, self.context(connection), value)
 
         def finish(done: Any) -> None:
+            self.threaded_count -= 1
             self._finished(connection, work)
             if done.cancelled():
                 return
@@ -309,6 +314,7 @@ class Dispatcher:
         future.add_done_callback(finish)
 
     def _finished(self, connection: Connection, work: Work) -> None:
+        self.unfinished_count -= 1
         work.in_flight -= 1
         if connection.work is work and work.idle:
             connection.work = None

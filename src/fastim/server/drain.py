@@ -36,11 +36,12 @@ async def drain(
     """End what is open, in this order; the listeners are closed and ``/readyz`` says no before.
 
     1. ``server_shutdown`` to every client; new work is answered ``unavailable``.
-    2. What was submitted to the store is committed and answered.
-    3. The answers are written, HTTP requests finish.
-    4. Close 1001, and the closing handshakes.
+    2. The application's handlers that run may finish, within half of the time.
+    3. What was submitted to the store is committed and answered.
+    4. The answers are written, HTTP requests finish.
+    5. Close 1001, and the closing handshakes.
 
-    Steps 3 and 4 wait until the deadline at most. Step 2 waits for the store: what it took is not given up.
+    Steps 4 and 5 wait until the deadline at most. Step 3 waits for the store: what it took is not given up.
 
     Args:
         service: Its connections are ended.
@@ -53,6 +54,9 @@ async def drain(
     end_s = time.monotonic() + deadline_s
     service.dispatcher.refuse_work()
     _announce(service, deadline_s, retry_after_ms)
+    handlers_end_s = time.monotonic() + deadline_s / 2
+    if not await _wait_until(lambda: not service.dispatcher.unfinished_count, handlers_end_s):
+        log.warning("%d handlers did not finish in time", service.dispatcher.unfinished_count)
     await messaging.stop()
     await store.flush()
     service.flush()
