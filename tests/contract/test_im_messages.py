@@ -135,6 +135,24 @@ async def test_client_id_when_other_content_then_conflict_and_the_rest_is_stored
     assert (await bob.say(room, "other", client_id="one"))["seq"] == 2
 
 
+async def test_client_id_when_the_same_content_is_written_otherwise_then_a_duplicate(world: World) -> None:
+    content = {"text": "grüße", "raw": {"$bytes": "AAEC"}, "numbers": [1, -2.5, 2**64 - 1]}
+    plain = {"text": "grüße", "raw": b"\x00\x01\x02", "numbers": [1, -2.5, 2**64 - 1]}
+    ann, _, room = await pair(world)
+    other = await world.connect("ann", encoding=1)
+    for first, second, client_id in ((ann, other, "one"), (other, ann, "two")):
+        contents = {id(ann): content, id(other): plain}
+        sent = await first.say(room, contents[id(first)], client_id=client_id)
+        again = await second.say(room, contents[id(second)], client_id=client_id)
+        assert (again["seq"], again["duplicate"]) == (sent["seq"], True)
+        refs = [
+            each.send("message", {"conversation": room, "content": contents[id(each)], "client_id": "both"})
+            for each in (first, second)
+        ]
+        answers = [(await each.answer(ref))[1] for each, ref in zip((first, second), refs, strict=True)]
+        assert len({answer["seq"] for answer in answers}) == 1
+
+
 STRANGE: list[tuple[str, dict[str, Any]]] = [
     ("message", {"content": "x"}),
     ("binary", {"data": {"$bytes": "AAEC"}}),

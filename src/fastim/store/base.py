@@ -51,9 +51,9 @@ class Append(Write):
     """A message to be stored.
 
     The writer fills ``id``, ``seq`` and ``time``. If ``client_id`` is known for this sender and conversation
-    (at least 24 h back, writes still on their way included): with the same ``content`` and ``kind`` the first
-    one's id, seq and time with ``duplicate`` True and nothing stored; with others ``error`` is a RequestError
-    ``conflict``. The sender's read mark moves to ``seq`` in the same commit.
+    (at least 24 h back, writes still on their way included): with the same ``kind`` and ``content`` (in
+    either encoding) the first one's id, seq and time with ``duplicate`` True and nothing stored; with others
+    ``error`` is a RequestError ``conflict``. The sender's read mark moves to ``seq`` in the same commit.
 
     Attributes:
         conversation: The conversation's key.

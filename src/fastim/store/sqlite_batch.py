@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
+from fastim._core.values import Encoding, transcode
 from fastim.errors import ErrorCode, RequestError
 from fastim.store.base import Append, Mark
 from fastim.store.sqlite_schema import Fault, classify
@@ -197,7 +198,7 @@ class BatchStore:
             4,
         )
         self._select_contents = multi_row(
-            "SELECT json_group_array(json_array(m.key, hex(m.content)))"
+            "SELECT json_group_array(json_array(m.key, hex(m.content), m.encoding))"
             " FROM {rows} CROSS JOIN messages AS m ON m.key = column1",
             1,
         )
@@ -324,35 +325,36 @@ class BatchStore:
             if isinstance(write, Append) and write.client_id is not None and encodable(write.client_id)
         ]
         finished: set[int] = set()
-        same_size: list[tuple[int, Append]] = []
+        candidates: list[tuple[int, int, Append]] = []
         for (answer,) in self._select_known.execute_all(self._connection, asked):
             for index, key, message_id, seq, time, kind, size in json.loads(answer):
                 write = writes[index]
                 assert isinstance(write, Append)
                 finished.add(id(write))
-                if write.kind == kind and isinstance(write.content, bytes) and len(write.content) == size:
+                if write.kind == kind and isinstance(write.content, bytes):
                     write.duplicate, write.id, write.seq, write.time = True, message_id, seq, time
-                    same_size.append((key, write))
+                    candidates.append((key, size + len(write.content), write))
                 else:
                     write.error = conflict()
-        self._compare_contents(same_size)
+        self._compare_contents(candidates)
         return finished
 
-    def _compare_contents(self, candidates: list[tuple[int, Append]]) -> None:
+    def _compare_contents(self, candidates: list[tuple[int, int, Append]]) -> None:
         """Compare contents with the stored ones, a few MiB at a time."""
         start = 0
         while start < len(candidates):
             end, size = start, 0
             while end < len(candidates) and (end == start or size < LOOKUP_BYTES):
-                size += len(candidates[end][1].content)
+                size += candidates[end][1]
                 end += 1
             part = candidates[start:end]
-            stored: dict[int, str] = {}
-            keys = {key for key, _ in part}
+            stored: dict[int, tuple[str, int]] = {}
+            keys = {key for key, _, _ in part}
             for (answer,) in self._select_contents.execute_all(self._connection, ((key,) for key in keys)):
-                stored.update(json.loads(answer))
-            for key, write in part:
-                if bytes.fromhex(stored[key]) != write.content:
+                stored.update((key, (content, encoding)) for key, content, encoding in json.loads(answer))
+            for key, _, write in part:
+                content, encoding = stored[key]
+                if not same_value(bytes.fromhex(content), encoding, write.content, write.encoding):
                     reset(write)
                     write.error = conflict()
             start = end
@@ -448,10 +450,26 @@ class _Plan:
 
 def repeat(write: Append, first: Append) -> None:
     """Finish a message whose client id came earlier in the same transaction."""
-    if write.kind == first.kind and write.content == first.content:
+    if write.kind == first.kind and same_value(first.content, first.encoding, write.content, write.encoding):
         write.duplicate, write.id, write.seq, write.time = True, first.id, first.seq, first.time
     else:
         write.error = conflict()
+
+
+def same_value(first: bytes, first_encoding: int, second: bytes, second_encoding: int) -> bool:
+    """Tell whether two contents are one value, however each is written."""
+    if first == second and first_encoding == second_encoding:
+        return True
+    try:
+        return canonical(first, first_encoding) == canonical(second, second_encoding)
+    except ValueError:  # no value of the protocol; nobody who checks content before lets it come here
+        return False
+
+
+def canonical(content: bytes, encoding: int) -> bytes:
+    """Write a value as this server would: in msgpack's shortest forms."""
+    json_content = transcode(content, Encoding.MSGPACK, Encoding.JSON) if encoding else content
+    return transcode(json_content, Encoding.JSON, Encoding.MSGPACK)
 
 
 def reset(write: Append | Mark) -> None:
