@@ -32,7 +32,7 @@ cdef enum:
     IS_LISTED = 128  # stands in the list of fed connections with output
     IS_EOF = 256  # the fed driver's stream has ended, or will be reset
     IS_SLOW = 512  # over its bound; closed at the end of the current call
-    IS_DEAF = 2048  # the socket became readable before the head was answered: it is not watched for that now
+    IS_DEAF = 2048  # readable before its head was answered: not watched for reading until then
     IS_CLEAN = 1024  # nothing of the peer is unread, so the descriptor may be closed as soon as all is written
 
 # Bits of Row.kind: which arena serves it
