@@ -29,6 +29,8 @@ class Sender:
         acknowledged: The ``seq`` that an ``ok`` named, by ``client_id``.
         duplicates: ``client_id``s that an ``ok`` called duplicates.
         refused: How many messages were answered with each error code.
+        shutdown: The body of the last ``server_shutdown``.
+        close_code: How the last connection ended.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Sender:
         self.acknowledged: dict[str, int] = {}
         self.duplicates: set[str] = set()
         self.refused: dict[str, int] = {}
+        self.shutdown: dict[str, Any] | None = None
+        self.close_code: int | None = None
         self.draining = False
 
     @property
@@ -63,7 +67,10 @@ class Sender:
         self.draining = not new
         try:
             async with open_client(server, self.user, binary=self.binary) as client:
-                await self._insist(client)
+                try:
+                    await self._insist(client)
+                finally:
+                    self.close_code = client.socket.close_code
         except (ConnectionClosed, OSError):
             if not new:
                 raise
@@ -76,7 +83,8 @@ class Sender:
             while len(on_the_way) < self.window and (client_id := self._next(waiting)) is not None:
                 number = int(client_id.rpartition("-")[2])
                 on_the_way[number] = client_id
-                await client.send("message", self._body(client_id), number)
+                with contextlib.suppress(ConnectionClosed):  # first what came before the end
+                    await client.send("message", self._body(client_id), number)
             if not on_the_way:
                 return
             event, body, ref = (*await client.receive(), 0)[:3]
@@ -88,6 +96,8 @@ class Sender:
             elif event == "error":
                 self.refused[body["code"]] = self.refused.get(body["code"], 0) + 1
                 waiting.append(on_the_way.pop(ref))
+            elif event == "server_shutdown":
+                self.shutdown = body
 
     def _next(self, waiting: list[str]) -> str | None:
         """Take what waits to be sent again, else make a new message, if there are to be any."""
