@@ -9,7 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.serving import ServerProcess, Start, open_client, raw_socket, read_all, rest, run_fastim
+from tests.e2e.serving import (
+    ServerProcess,
+    Start,
+    open_client,
+    raw_socket,
+    read_all,
+    rest,
+    run_fastim,
+    wait_until,
+)
 
 NEW_CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
@@ -72,6 +81,8 @@ async def test_tls_when_used_then_everything_works_over_it(
             posted = http.post("/v1/conversations/c/messages", json={"content": "x" * 80_000})
             assert posted.status_code == 201
         assert (await two.receive_event("new_message"))["content"] == "x" * 80_000
+    with httpx.Client(base_url=secure.http, verify=context, trust_env=False) as http:
+        wait_until(lambda: "\nfastim_hub_connections 0.0\n" in http.get("/metrics").text, "the rows are free")
     assert secure.stop() == 0
     assert "Traceback" not in secure.log()
 

@@ -178,23 +178,25 @@ class Service:
         now_ns = self.clock_ns()
         receive = self.dispatcher.receive
         self._polling = True
-        for kind, subject, data in hub.poll(now_ns):
-            try:
-                if kind == _TEXT:
-                    receive(subject, data, 0)  # type: ignore[arg-type]
-                elif kind == _BINARY:
-                    receive(subject, data, 1)  # type: ignore[arg-type]
-                elif kind == _HEAD:
-                    self.front.serve(subject, data[0], data[1], now_ns)  # type: ignore[union-attr,index,arg-type]
-                elif kind == _CLOSED:
-                    self._closed(subject)  # type: ignore[arg-type]
-                elif kind == _TIMER:
-                    self.check_timers(subject, now_ns)  # type: ignore[arg-type]
-                elif kind == _DRAINED:
-                    self.messaging.on_drained(subject)  # type: ignore[union-attr,arg-type]
-            except Exception:
-                self._failed(subject)
-        self._polling = False
+        try:
+            for kind, subject, data in hub.poll(now_ns):
+                try:
+                    if kind == _TEXT:
+                        receive(subject, data, 0)  # type: ignore[arg-type]
+                    elif kind == _BINARY:
+                        receive(subject, data, 1)  # type: ignore[arg-type]
+                    elif kind == _HEAD:
+                        self.front.serve(subject, data[0], data[1], now_ns)  # type: ignore[union-attr,index,arg-type]
+                    elif kind == _CLOSED:
+                        self._closed(subject)  # type: ignore[arg-type]
+                    elif kind == _TIMER:
+                        self.check_timers(subject, now_ns)  # type: ignore[arg-type]
+                    elif kind == _DRAINED:
+                        self.messaging.on_drained(subject)  # type: ignore[union-attr,arg-type]
+                except Exception:
+                    self._failed(subject)
+        finally:
+            self._polling = False
         if self._dirty:
             self.flush()
         if hub.pending:

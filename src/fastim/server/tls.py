@@ -86,7 +86,7 @@ class FedBridge(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
-        self._hub.abort(self._handle)
+        self._hub.feed_eof(self._handle, self._service.clock_ns())  # frees the row, whatever its state
         self._transport = None
         self._service.poll_soon()
 
@@ -107,7 +107,7 @@ class FedBridge(asyncio.Protocol):
             if not data:
                 break
             transport.write(data)
-        if hub.take_finished(handle) or not hub.alive(handle):
+        if hub.take_finished(handle):
             self._forget()
             transport.close()
 
