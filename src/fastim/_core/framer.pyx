@@ -14,7 +14,6 @@ from libc.string cimport memcpy, memset
 
 from fastim._core.frames cimport (
     FIN,
-    MAX_HEADER,
     OP_BINARY,
     OP_TEXT,
     RSV1,

@@ -10,7 +10,7 @@ frame, the rest of that frame becomes *begun*: it goes out before anything else 
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
