@@ -24,7 +24,11 @@ def compile_args() -> tuple[list[str], list[str]]:
     compiler = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     linker: list[str] = []
     if switch("FASTIM_SANITIZE"):
-        sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
+        sanitize = [
+            "-fsanitize=address,undefined",
+            "-fno-omit-frame-pointer",
+            "-fno-sanitize-recover=undefined",
+        ]
         return [*compiler, "-O1", "-g", *sanitize], sanitize
     if switch("FASTIM_DEBUG"):
         return [*compiler, "-O0", "-g"], linker

@@ -1,12 +1,12 @@
 """Errors, close codes and error codes: each in one table.
 
-    FastimError
-    ├── ConfigError                a setting, a file or an address is unusable; names which
-    ├── ProtocolError(code)        the peer's bytes break a protocol; ``code`` closes the connection
-    ├── RequestError(code)         a packet that cannot be served; answered, the connection stays
-    │   └── LimitExceeded          … now; ``retry_after_ms`` says when to come back
-    ├── StoreError(temporary)      the store did not take or give what was asked
-    └── InternalError              our own mistake
+FastimError
+├── ConfigError                a setting, a file or an address is unusable; names which
+├── ProtocolError(code)        the peer's bytes break a protocol; ``code`` closes the connection
+├── RequestError(code)         a packet that cannot be served; answered, the connection stays
+│   └── LimitExceeded          … now; ``retry_after_ms`` says when to come back
+├── StoreError(temporary)      the store did not take or give what was asked
+└── InternalError              our own mistake
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ checked as soon as the header says the size, before a byte is allocated for it, 
 byte that makes it so.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove
@@ -324,6 +325,7 @@ cdef int next_item(
     return 0
 
 
+@cython.final
 cdef class FrameReader:
     """The receiving half alone, for tests and tools: bytes in, tuples out.
 
