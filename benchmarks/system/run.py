@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.system.machine import describe
+from benchmarks.system.machine import describe, same_congestion_control
 from benchmarks.system.rows import ROWS, Options, Ratio, Row
 from benchmarks.system.servers import PEERS, Lab
 
@@ -139,6 +139,12 @@ def read_options() -> tuple[argparse.Namespace, Options]:
 
 def main() -> None:
     arguments, options = read_options()
+    with same_congestion_control():
+        measure(arguments, options)
+
+
+def measure(arguments: argparse.Namespace, options: Options) -> None:
+    """Measure the rows asked for and print what came of them."""
     print(f"$ python -m benchmarks.system.run {' '.join(sys.argv[1:])}".rstrip())
     print(describe(), flush=True)
     everything = {}

@@ -73,8 +73,19 @@ class HttpProtocol(HttpToolsProtocol):
             self.data_received(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything: what refers to itself would wait for the collector, which rarely comes."""
         self._set_deadline(0)
         super().connection_lost(exc)
+        # uvicorn leaves the timer to a connection that was reset, which keeps it all for its time.
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.parser is None:  # the connection was lost meanwhile
+            self.cycle = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a WebSocket upgrade on a reused connection goes back to the front."""
@@ -129,6 +140,7 @@ class HttpProtocol(HttpToolsProtocol):
         lines += (name + b": " + value for name, value in self.headers)
         bridge = self._door.make_bridge()
         self.transport.set_protocol(bridge)
+        self.parser = self.cycle = None  # type: ignore[assignment]  # they refer to us
         bridge.connection_made(self.transport)
         bridge.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
