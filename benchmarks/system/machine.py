@@ -18,8 +18,8 @@ CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 def same_congestion_control(name: str = "cubic") -> Iterator[None]:
     """Give every server the congestion control that our listener asks for, while this lasts.
 
-    The peers take the machine's default, and ``bbr`` collapses where server and load compete for a CPU. Without
-    the right to change it, nothing is changed: ``describe`` names what was in force.
+    The peers take the machine's default, and ``bbr`` collapses where server and load compete for a CPU.
+    Without the right to change it, nothing is changed: ``describe`` names what was in force.
     """
     try:
         before = CONGESTION.read_text()
