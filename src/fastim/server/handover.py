@@ -140,7 +140,7 @@ class HttpProtocol(HttpToolsProtocol):
         lines += (name + b": " + value for name, value in self.headers)
         bridge = self._door.make_bridge()
         self.transport.set_protocol(bridge)
-        self.parser = self.cycle = None  # type: ignore[assignment]  # they refer to us
+        self.parser = self.cycle = None  # type: ignore[assignment]
         bridge.connection_made(self.transport)
         bridge.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
