@@ -94,7 +94,7 @@ class FastimServer(Server):
 
 
 def free_port() -> int:
-    """Find a port below the range that clients' sockets come from, which linger there after each measurement."""
+    """Find a port below the range of client sockets, which linger there after each measurement."""
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))

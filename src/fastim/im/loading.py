@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from fastim.errors import RequestError
 from fastim.im.domain import Domain
 from fastim.store.base import MembershipRecord
 
@@ -51,7 +52,10 @@ class UserLoader:
         if not self._running:
             self._running = True
             self._domain.spawn(self._run())
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # the exception that it may hold refers to this frame: a circle
 
     async def _run(self) -> None:
         try:
@@ -75,6 +79,9 @@ class UserLoader:
                     continue
                 try:
                     request.future.set_result(request.enter(*found[request.user_id, request.device]))
+                except RequestError as error:
+                    # An answer, no mistake: without the traceback, which would hold the whole batch in a circle.
+                    request.future.set_exception(error.with_traceback(None))
                 except Exception as error:
                     request.future.set_exception(error)
         except BaseException as error:

@@ -353,9 +353,10 @@ class Dispatcher:
                 log.exception("an on_connect handler failed")
 
     async def _connect_async(self, connection: Connection, handlers: list[Handler]) -> None:
+        context = self.context(connection)  # the same for all, though the connection may end meanwhile
         for handler in handlers:
             try:
-                result = handler.call(self.context(connection))
+                result = handler.call(context)
                 if handler.mode == HandlerMode.ASYNC:
                     await result
             except RequestError as error:
@@ -381,11 +382,14 @@ class Dispatcher:
             for future in work.asks.values():
                 if not future.done():
                     future.set_exception(ConnectionError("the connection is gone"))
+        context = self.context(connection)
+        # The two refer to each other: together they would wait for the collector, which rarely comes.
+        connection.context = None
         if not entered or self.application is None:
             return
         for handler in self.application.disconnect_handlers:
             try:
-                result = handler.call(self.context(connection))
+                result = handler.call(context)
                 if handler.mode == HandlerMode.ASYNC:
                     self._spawn(result)
             except Exception:
