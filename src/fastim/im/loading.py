@@ -80,7 +80,7 @@ class UserLoader:
                 try:
                     request.future.set_result(request.enter(*found[request.user_id, request.device]))
                 except RequestError as error:
-                    # An answer, no mistake: without the traceback, which would hold the whole batch in a circle.
+                    # An answer, no mistake: without the traceback, which would keep the batch in a circle.
                     request.future.set_exception(error.with_traceback(None))
                 except Exception as error:
                     request.future.set_exception(error)

@@ -382,11 +382,11 @@ class Dispatcher:
             for future in work.asks.values():
                 if not future.done():
                     future.set_exception(ConnectionError("the connection is gone"))
-        context = self.context(connection)
         # The two refer to each other: together they would wait for the collector, which rarely comes.
-        connection.context = None
-        if not entered or self.application is None:
+        context, connection.context = connection.context, None
+        if not entered or self.application is None or not self.application.disconnect_handlers:
             return
+        context = context or Context(self.runtime, connection)
         for handler in self.application.disconnect_handlers:
             try:
                 result = handler.call(context)

@@ -19,6 +19,7 @@ class _Rest:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         coroutine, yielded = self._coroutine, self._yielded
+        self._yielded = None
         advance: Callable[[Any], Any]
         while True:
             try:
@@ -30,10 +31,14 @@ class _Rest:
                 advance, argument = coroutine.throw, error
             else:
                 advance, argument = coroutine.send, sent
+            # An exception's traceback leads to this frame: what led back would be a circle.
+            yielded = None
             try:
                 yielded = advance(argument)
             except StopIteration as stop:
                 return stop.value
+            finally:
+                del argument
 
 
 async def _finish(coroutine: Coroutine[Any, Any, Any], yielded: Any) -> Any:

@@ -80,12 +80,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         if self.cycle is not None and self.cycle.response_complete:
-            self.cycle = None
+            self._drop_cycle()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.parser is None:  # the connection was lost meanwhile
-            self.cycle = None
+            self._drop_cycle()
+
+    def _drop_cycle(self) -> None:
+        self.cycle = None  # type: ignore[assignment]  # it refers to us
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a WebSocket upgrade on a reused connection goes back to the front."""
@@ -140,7 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
         lines += (name + b": " + value for name, value in self.headers)
         bridge = self._door.make_bridge()
         self.transport.set_protocol(bridge)
-        self.parser = self.cycle = None  # type: ignore[assignment]
+        self.parser = None  # type: ignore[assignment]  # it refers to us
+        self._drop_cycle()
         bridge.connection_made(self.transport)
         bridge.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
