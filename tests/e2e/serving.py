@@ -243,7 +243,11 @@ async def open_client(
     """Connect and, for a user, say hello."""
     protocol = "fastim.v1.msgpack" if binary else "fastim.v1.json"
     async with connect(
-        server.ws, subprotocols=[protocol], compression=compression, proxy=None, max_queue=None, **options
+        server.ws,
+        subprotocols=[protocol],
+        compression=compression,
+        proxy=None,
+        **{"max_queue": None, **options},
     ) as socket:
         client = Client(socket, binary)
         if user is not None:

@@ -22,6 +22,7 @@ class Sender:
         binary: Speak msgpack instead of JSON.
         window: Messages that may be unanswered at a time.
         padding: Bytes to lengthen each message by.
+        limit: Messages to send in all; 0: without end.
         on_ok: Called after each acknowledged message.
 
     Attributes:
@@ -41,6 +42,7 @@ class Sender:
         binary: bool = False,
         window: int = 16,
         padding: int = 0,
+        limit: int = 0,
         on_ok: Callable[[], None] = lambda: None,
     ) -> None:
         self.user = user
@@ -48,6 +50,7 @@ class Sender:
         self.binary = binary
         self.window = window
         self.padding = padding
+        self.limit = limit
         self.on_ok = on_ok
         self.sent: dict[str, str] = {}
         self.acknowledged: dict[str, int] = {}
@@ -103,7 +106,7 @@ class Sender:
         """Take what waits to be sent again, else make a new message, if there are to be any."""
         if waiting:
             return waiting.pop(0)
-        if self.draining:
+        if self.draining or len(self.sent) == self.limit > 0:
             return None
         client_id = f"{self.user}-{len(self.sent) + 1}"
         self.sent[client_id] = f"{client_id} says " + "x" * self.padding
@@ -167,17 +170,17 @@ class Reader:
             await client.send("read_receipt", {"conversation": conversation, "seq": seq}, ref)
 
 
-async def read_history(client: Client, conversation: str) -> list[dict[str, Any]]:
-    """Return all messages of a conversation, page by page."""
+async def read_history(client: Client, conversation: str, after: int = 0) -> list[dict[str, Any]]:
+    """Return all messages of a conversation after a seq, page by page."""
     messages: list[dict[str, Any]] = []
     more = True
     while more:
-        after = messages[-1]["seq"] if messages else 0
         event, page = await client.request(
             "history", {"conversation": conversation, "after": after, "limit": PAGE}
         )
         assert event == "ok", page
         messages += page["messages"]
+        after = messages[-1]["seq"] if messages else after
         more = page["more"]
     return messages
 
