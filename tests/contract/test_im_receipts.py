@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastim._core.hub import Encoding
-from fastim.im import receipts
+from fastim.im.options import ImOptions
 from tests.contract.im_world import Client, World, close_world, open_world
 
 
@@ -141,7 +141,7 @@ async def test_unread_when_resumed_and_replayed_then_not_counted_again(world: Wo
 async def test_receipts_when_conversation_is_large_then_only_own_devices_are_told(
     world: World, members: int, delivered: bool, read: bool
 ) -> None:
-    assert (receipts.DELIVERED_MEMBERS, receipts.READ_MEMBERS) == (32, 500)
+    assert (ImOptions().delivered_members, ImOptions().read_members) == (32, 500)
     ann, bob = await world.connect("ann"), await world.connect("bob")
     phone = await world.connect("bob", device="phone")
     room = await world.group(ann, ["bob", *(f"u{i}" for i in range(members - 2))])

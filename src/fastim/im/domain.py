@@ -14,10 +14,9 @@ from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord, MembershipRecord, Store
 from fastim.wire.native import encode_packet
 
-__all__ = ["MAX_PAGE_BYTES", "NS_PER_MS", "Domain", "forbidden", "unavailable"]
+__all__ = ["NS_PER_MS", "Domain", "forbidden", "unavailable"]
 
 NS_PER_MS: Final = 1_000_000
-MAX_PAGE_BYTES: Final = 262_144  # of an answer with messages
 
 
 def forbidden() -> RequestError:
@@ -182,7 +181,7 @@ class Domain:
 
     def page_bytes(self, session: Session) -> int:
         """How large one answer to a session may be; 256 KiB where its outbox is not small."""
-        return min(MAX_PAGE_BYTES, self._outbox_bytes(session) * 3 // 8)
+        return min(self.options.page_bytes, self._outbox_bytes(session) * 3 // 8)
 
     def chunk_bytes(self, session: Session) -> int:
         """How much is queued ahead for a session before we wait until it has drained."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from fastim.im.delivery import message_fields
-from fastim.im.domain import MAX_PAGE_BYTES, Domain, forbidden
+from fastim.im.domain import Domain, forbidden
 from fastim.im.pages import Pages
 from fastim.im.session import Session
 from fastim.store.base import MessageRecord
@@ -90,7 +90,16 @@ class HistoryReader:
             raise forbidden()
         limit = min(limit, MAX_LIMIT)
         return await self._read(
-            Question(record.key, conversation_id, encoding, after, before, limit, 0, MAX_PAGE_BYTES)
+            Question(
+                record.key,
+                conversation_id,
+                encoding,
+                after,
+                before,
+                limit,
+                0,
+                self._domain.options.page_bytes,
+            )
         )
 
     async def _read(self, question: Question) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class ImOptions:
             the connection has drained.
         outbox_bytes: Bound of a connection's outbox by tier, as the hub was told; a page of history takes at
             most three eighths of it, so that no answer closes a connection as too slow.
+        page_bytes: Most that an answer with messages holds.
+        delivered_members, read_members: Largest conversations whose members are told of delivered and of read
+            marks; 0: none.
         ack_timeout_ms, ack_retries: When, and how often, an unacknowledged message is sent again.
         pause_writes: With more writes waiting in the store, sessions that send are not read.
         max_writes: With more writes waiting, messages are answered ``unavailable``.
@@ -57,6 +60,9 @@ class ImOptions:
     replay_messages: int = 500
     replay_chunk_bytes: int = 131_072
     outbox_bytes: Mapping[str, int] = field(default_factory=lambda: dict(OUTBOX_BYTES))
+    page_bytes: int = 262_144
+    delivered_members: int = 32
+    read_members: int = 500
     ack_timeout_ms: int = 2_000
     ack_retries: int = 3
     pause_writes: int = 16_384

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from fastim._core.hub import Lane
 from fastim.errors import StoreError
@@ -12,10 +12,7 @@ from fastim.im.session import Session
 from fastim.im.user import Membership, User
 from fastim.store.base import Mark
 
-__all__ = ["DELIVERED_MEMBERS", "READ_MEMBERS", "ReadContext", "Receipts"]
-
-DELIVERED_MEMBERS: Final = 32  # delivered marks are told to everyone in conversations up to this size
-READ_MEMBERS: Final = 500  # and read marks up to this
+__all__ = ["ReadContext", "Receipts"]
 
 
 class ReadContext(NamedTuple):
@@ -142,8 +139,8 @@ class Receipts:
             self._tell(conversation, list(receipts.values()))
 
     def _tell(self, conversation: Conversation, receipts: list[_Receipt]) -> None:
-        delivered = conversation.member_count <= DELIVERED_MEMBERS
-        read = conversation.member_count <= READ_MEMBERS
+        delivered = conversation.member_count <= self._domain.options.delivered_members
+        read = conversation.member_count <= self._domain.options.read_members
         public = [body for r in receipts if (body := r.body(delivered=delivered, read=read)) is not None]
         if public:
             origin = receipts[0].origin if len(receipts) == 1 else None

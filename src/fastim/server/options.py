@@ -45,6 +45,7 @@ def hub_options(settings: Settings) -> dict[str, Any]:
         "close_timeout_ns": _ns(limits.close_timeout_s),
         "read_budget_bytes": limits.read_budget_bytes,
         "message_budget": limits.message_budget,
+        "tick_messages": limits.tick_messages,
         "outbox_bytes": settings.outbox.standard_bytes,
         "deflate_window_bits": deflate.window_bits,
         "deflate_min_bytes": deflate.min_bytes,
@@ -52,9 +53,18 @@ def hub_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _outbox_bytes(settings: Settings) -> dict[str, int]:
+    outbox = settings.outbox
+    return {
+        "critical": outbox.critical_bytes,
+        "standard": outbox.standard_bytes,
+        "degraded": outbox.degraded_bytes,
+    }
+
+
 def service_options(settings: Settings, node: str) -> ServiceOptions:
     """Make the service's options."""
-    limits, heartbeat, outbox = settings.limits, settings.heartbeat, settings.outbox
+    limits, heartbeat = settings.limits, settings.heartbeat
     return ServiceOptions(
         node=node,
         hello_timeout_ns=_ns(limits.hello_timeout_s),
@@ -65,7 +75,7 @@ def service_options(settings: Settings, node: str) -> ServiceOptions:
         leeway_s=settings.auth.leeway_s,
         max_unfinished=limits.unfinished_requests,
         packets_per_second=limits.packets_per_second,
-        outbox_bytes={"critical": outbox.critical_bytes, "degraded": outbox.degraded_bytes},
+        outbox_bytes=_outbox_bytes(settings),
     )
 
 
@@ -121,6 +131,10 @@ def im_options(settings: Settings) -> ImOptions:
         ring_bytes=messaging.ring_bytes,
         ring_total_bytes=messaging.rings_total_bytes,
         replay_messages=messaging.resume_messages,
+        outbox_bytes=_outbox_bytes(settings),
+        page_bytes=messaging.history_bytes,
+        delivered_members=messaging.delivered_members,
+        read_members=messaging.read_members,
         ack_timeout_ms=int(messaging.ack_timeout_s * 1000),
         ack_retries=messaging.ack_retries,
         max_writes=settings.store.max_queued,

@@ -252,8 +252,10 @@ class LimitsSettings(Section):
     message_budget: int = Field(
         default=100, ge=1, description="Messages taken from one connection before the next one's turn; count."
     )
-    tick_budget_ms: float = Field(
-        default=10.0, gt=0, description="Time one round over all readable connections may take; milliseconds."
+    tick_messages: int = Field(
+        default=512,
+        ge=2,
+        description="Frames of all connections served in one round, which bounds its length; count.",
     )
 
 
@@ -397,8 +399,6 @@ class PresenceSettings(Section):
         ge=0,
         description="Time from the last device's leaving to `offline`; seconds. 0: at once.",
     )
-    subscriptions: int = Field(default=500, ge=1, description="Users one connection may watch; count.")
-    metadata_bytes: int = Field(default=1024, ge=2, description="Size of a device's metadata; bytes.")
     shared_only: bool = Field(
         default=True, description="Whether only users can be watched with whom one shares a conversation."
     )
