@@ -41,6 +41,8 @@ __all__ = [
     "Synchronous",
 ]
 
+MAX_S = 31_536_000  # a year: nanoseconds since the machine's start, plus this, still fit the core's integers
+MAX_COUNT = 2_147_483_647  # so does this
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than HS256's output
 
 
@@ -203,6 +205,7 @@ class LimitsSettings(Section):
     connects_per_minute: int = Field(
         default=60_000,
         ge=0,
+        le=100_000_000,
         description="New connections in any 60 s, all addresses together; count. 0: no limit.",
     )
     connects_per_minute_per_address: int = Field(
@@ -212,7 +215,10 @@ class LimitsSettings(Section):
         description="New connections of one address in any 60 s; count. 0: no limit.",
     )
     max_connections: int = Field(
-        default=0, ge=0, description="Open connections; count. 0: as many as the descriptor limit allows."
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Open connections; count. 0: as many as the descriptor limit allows.",
     )
     max_message_bytes: int = Field(
         default=102_400,
@@ -221,20 +227,24 @@ class LimitsSettings(Section):
         description="Size of a WebSocket message a client may send, after inflating; bytes.",
     )
     max_fragments: int = Field(
-        default=0, ge=0, description="Frames one message may be cut into; count. 0: no limit."
+        default=0, ge=0, le=MAX_COUNT, description="Frames one message may be cut into; count. 0: no limit."
     )
     head_bytes: int = Field(
         default=16_384, ge=1024, le=1_048_576, description="Size of a request's head; bytes."
     )
     head_timeout_s: float = Field(
-        default=5.0, gt=0, description="Time a client has to send the whole request head; seconds."
+        default=5.0, gt=0, le=MAX_S, description="Time a client has to send the whole request head; seconds."
     )
     hello_timeout_s: float = Field(
-        default=5.0, gt=0, description="Time a client has from the upgrade to a valid `hello`; seconds."
+        default=5.0,
+        gt=0,
+        le=MAX_S,
+        description="Time a client has from the upgrade to a valid `hello`; seconds.",
     )
     close_timeout_s: float = Field(
         default=5.0,
         gt=0,
+        le=MAX_S,
         description="Time a closing handshake may take before the connection is reset; seconds.",
     )
     conversation_members: int = Field(default=10_000, ge=2, description="Members of one conversation; count.")
@@ -247,14 +257,19 @@ class LimitsSettings(Section):
     read_budget_bytes: int = Field(
         default=65_536,
         ge=4096,
+        le=65_536,
         description="What is read from one connection before the next one's turn; bytes.",
     )
     message_budget: int = Field(
-        default=100, ge=1, description="Messages taken from one connection before the next one's turn; count."
+        default=100,
+        ge=1,
+        le=MAX_COUNT,
+        description="Messages taken from one connection before the next one's turn; count.",
     )
     tick_messages: int = Field(
         default=512,
         ge=2,
+        le=MAX_COUNT,
         description="Frames of all connections served in one round, which bounds its length; count.",
     )
 
@@ -273,20 +288,22 @@ class BansSettings(Section):
         le=1_000_000,
         description="Refusals in any 60 s (bad tokens, connect limit) that shut an address out; count.",
     )
-    duration_s: float = Field(default=600.0, gt=0, description="How long an address stays shut out; seconds.")
+    duration_s: float = Field(
+        default=600.0, gt=0, le=MAX_S, description="How long an address stays shut out; seconds."
+    )
 
 
 class OutboxSettings(Section):
     """What may wait for a client that reads slowly; past it, it is closed with 4008 and resumes."""
 
     critical_bytes: int = Field(
-        default=4_194_304, ge=65_536, description="Bound for the tier `critical`; bytes."
+        default=4_194_304, ge=65_536, le=MAX_COUNT, description="Bound for the tier `critical`; bytes."
     )
     standard_bytes: int = Field(
-        default=1_048_576, ge=65_536, description="Bound for the tier `standard`; bytes."
+        default=1_048_576, ge=65_536, le=MAX_COUNT, description="Bound for the tier `standard`; bytes."
     )
     degraded_bytes: int = Field(
-        default=262_144, ge=65_536, description="Bound for the tier `degraded`; bytes."
+        default=262_144, ge=65_536, le=MAX_COUNT, description="Bound for the tier `degraded`; bytes."
     )
 
 
@@ -294,10 +311,16 @@ class HeartbeatSettings(Section):
     """How a connection is found to be gone."""
 
     interval_s: float = Field(
-        default=30.0, ge=0, description="Silence after which a client is pinged; seconds. 0: never pinged."
+        default=30.0,
+        ge=0,
+        le=MAX_S,
+        description="Silence after which a client is pinged; seconds. 0: never pinged.",
     )
     timeout_s: float = Field(
-        default=10.0, gt=0, description="Time for any sign of life after a ping, then close 4009; seconds."
+        default=10.0,
+        gt=0,
+        le=MAX_S,
+        description="Time for any sign of life after a ping, then close 4009; seconds.",
     )
 
 
@@ -415,7 +438,10 @@ class DeflateSettings(Section):
         description="Size of the window as a power of two; bits. One for all connections.",
     )
     min_bytes: int = Field(
-        default=256, ge=0, description="Smaller messages are sent uncompressed; bytes. 0: all are compressed."
+        default=256,
+        ge=0,
+        le=MAX_COUNT,
+        description="Smaller messages are sent uncompressed; bytes. 0: all are compressed.",
     )
     level: int = Field(
         default=1, ge=1, le=9, description="Effort of zlib, without unit: 1 is the fastest, 9 the smallest."

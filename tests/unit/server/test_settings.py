@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from fastim._core.hub import Hub
 from fastim.errors import ConfigError
+from fastim.server import options
 from fastim.server.settings import MASK, Settings, load_settings
 
 SECRET = "a secret of at least 32 bytes - surely"
@@ -234,3 +236,28 @@ def test_field_when_documented_then_unit_and_meaning_of_0_are_told(name: str, fi
         assert any(unit in description for unit in units), f"{name} has no unit"
     if field.default is None:
         assert "Unset" in description or name == "server.tls_key", f"{name} does not say what unset means"
+
+
+@pytest.mark.parametrize("value", [10**10, 10**18, 10**30])
+@pytest.mark.parametrize(("name", "field"), [item for item in fields() if item[1].annotation in (int, float)])
+def test_number_when_huge_then_refused_by_name_or_the_core_can_take_it(
+    name: str, field: Any, value: int
+) -> None:
+    section, _, setting = name.partition(".")
+    try:
+        settings = load_settings(env={f"FASTIM_{section.upper()}__{setting.upper()}": str(value)})
+    except ConfigError as error:
+        assert error.setting == name  # noqa: PT017 - either of the two is right
+        return
+    hub = Hub(**options.hub_options(settings))
+    service = options.service_options(settings, "node")
+    now_ns = 10**15
+    handle = hub.open_fed("peer", now_ns)
+    for wait_ns in (service.hello_timeout_ns, service.heartbeat_interval_ns, service.heartbeat_timeout_ns):
+        hub.set_timer(handle, now_ns + wait_ns)
+    for outbox_bytes in service.outbox_bytes.values():
+        hub.configure(handle, outbox_bytes=outbox_bytes)
+    hub.shutdown()
+    options.connect_limiter(settings).attempt("192.0.2.1", now_ns)
+    options.block_list(settings)
+    options.message_limit(settings)
