@@ -17,6 +17,25 @@ def test_close_when_behind_a_message_then_both_are_answered(ws):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (frame(TEXT, b"hello", rsv=2), 1002),
+        (frame(3, b""), 1002),
+        (frame(TEXT, b"hello", mask=None), 1002),
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(0, b"nothing to continue"), 1002),
+        (close_frame(1005), 1002),
+    ],
+    ids=["reserved-bit", "opcode", "unmasked", "utf-8", "continuation", "close-code"],
+)
+def test_failure_when_behind_a_message_then_the_message_is_answered_first(ws, wrong, code):
+    ws.send(frame(TEXT, b"hello"), frame(TEXT, b"again"), wrong, frame(TEXT, b"never"))
+    ws.expect(TEXT, b"hello")
+    ws.expect(TEXT, b"again")
+    ws.expect_close(code)
+
+
+@pytest.mark.parametrize(
     "late", [close_frame(1000), frame(PING, b"late"), frame(TEXT, b"late"), b"\xff\xff\xff"], ids=bytes.hex
 )
 def test_frames_when_behind_the_close_then_are_ignored(ws, late):

@@ -47,11 +47,14 @@ cdef struct Inbound:
     uint8_t *left  # owned: bytes that a budget left unparsed
     size_t left_offset
     size_t left_size  # counted from left_offset
+    uint16_t failed_code  # not 0: a failure that waits for its turn
+    const char *failed_why  # static
 
 cdef int next_item(
     Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
 ) except -1 nogil
 cdef int keep_left(Inbound **state, const uint8_t *p, size_t n) except -1 nogil
 cdef int keep_head(Inbound **state, const uint8_t *p, size_t n) except -1 nogil
+cdef int keep_failure(Inbound **state, const Item *item) except -1 nogil
 cdef void settle(Inbound **state) noexcept nogil
 cdef void discard(Inbound **state) noexcept nogil

@@ -89,6 +89,14 @@ cdef int keep_head(Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
     return _append(_begin(state), p, n, 0)
 
 
+cdef int keep_failure(Inbound **state, const Item *item) except -1 nogil:
+    """Keep a failure for a later turn."""
+    cdef Inbound *s = _begin(state)
+    s.failed_code = item.code
+    s.failed_why = item.why
+    return 0
+
+
 cdef int keep_left(Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
     """Keep bytes that were read but are for a later turn; what was kept before comes first.
 

@@ -38,6 +38,7 @@ from fastim._core.inbound cimport (
     Inbound,
     Item,
     Rules,
+    keep_failure,
     keep_head,
     keep_left,
     next_item,
@@ -164,9 +165,12 @@ cdef class Receiver(Sender):
         cdef int frames = 0
         cdef bint heard = False  # a message of these bytes waits for its answer
         cdef Item item
+        if row.inbound != NULL and row.inbound.failed_code:
+            self._fail(row, row.inbound.failed_code, row.inbound.failed_why.decode())
+            return 1
         while done < n:
-            # What was asked before a close frame in the same bytes is answered before the close is: its turn is
-            # the next poll's. Behind a message p[done] begins a frame.
+            # What was asked before a close frame, or a failure, in the same bytes is answered before the close is
+            # sent: its turn is the next poll's. Behind a message p[done] begins a frame.
             if frames == budget or row.flags & IS_PAUSED or heard and p[done] & 0x0F == OP_CLOSE:
                 keep_left(&row.inbound, p + done, n - done)
                 self._mark_ready(row)
@@ -186,6 +190,11 @@ cdef class Receiver(Sender):
                     self._emit(EVENT_PONG, row, item.data[:item.size])
             elif item.kind == ITEM_CLOSE:
                 self._closed_by_peer(row, &item)
+            elif item.kind == ITEM_FAIL and heard and row.state == OPEN:
+                keep_failure(&row.inbound, &item)
+                keep_left(&row.inbound, p + done - used, n - done + used)
+                self._mark_ready(row)
+                return frames
             elif item.kind == ITEM_FAIL:
                 self._fail(row, item.code, item.why.decode())
             if row.state == FINISHING:
