@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from setuptools.command.egg_info import FileList
 
 from fastim._version import __version__
 from fastim.server.settings import Settings
@@ -47,6 +48,19 @@ def test_license_when_read_then_the_whole_apache_license() -> None:
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_manifest_when_applied_then_a_source_distribution_has_the_whole_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shipped = FileList()
+    for line in Path("MANIFEST.in").read_text().splitlines():
+        if line and not line.startswith("#"):
+            shipped.process_template_line(line)
+    core = {str(path) for suffix in ("pyx", "pxd") for path in Path("src").rglob(f"*.{suffix}")}
+    assert core
+    assert core <= set(shipped.files)
 
 
 @pytest.mark.parametrize("suffix", sorted(TEXT), ids=lambda suffix: suffix or "none")
