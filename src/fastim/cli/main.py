@@ -55,12 +55,12 @@ def root(
 ) -> None:
     """Real-time messaging for teams who write Python.
 
+    One process, one data folder.
+
     Examples:
 
         fastim serve
-
         fastim token alice
-
         fastim chat alice lobby
     """
 
@@ -160,6 +160,8 @@ def config(
 ) -> None:
     """Print the effective settings as TOML, secrets masked.
 
+    They are the defaults, changed by the settings file, by the environment and by flags, in this order.
+
     Examples:
 
         fastim config
@@ -187,6 +189,8 @@ def chat(
     config: ConfigOption = None,
 ) -> None:
     """Talk in a terminal.
+
+    Lines are sent, messages are shown; `/quit` leaves. A lost connection comes back by itself.
 
     Examples:
 
