@@ -209,5 +209,6 @@ def test_connections_when_20000_came_and_went_then_all_is_as_before(start: Start
     accepted = now["fastim_hub_accepted_total"] - warm["fastim_hub_accepted_total"]
     assert VISITS <= accepted <= VISITS + 100  # the tests' own questions
     print(f"resident: {warm_bytes} bytes, then {now_bytes}", now_bytes - warm_bytes)
-    assert now_bytes - warm_bytes < 3 << 20  # 157 bytes a visit; what the store caches is in it
+    if not os.environ.get("FASTIM_SANITIZED"):  # the sanitizer keeps what was freed in quarantine
+        assert now_bytes - warm_bytes < 3 << 20  # 157 bytes a visit; what the store caches is in it
     assert server.stop() == 0
