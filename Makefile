@@ -38,7 +38,7 @@ check: lint types stubs
 lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(VENV)/bin/cython-lint src/fastim/_core
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint src/fastim/_core
 
 format: $(DEV)
 	$(PY) -m ruff check --fix .
