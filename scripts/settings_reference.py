@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from fastim.server.sections import MAX_BYTES, MAX_COUNT, MAX_S
 from fastim.server.settings import Settings, toml_value
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -31,6 +32,9 @@ FASTIM_LIMITS__MESSAGES_PER_MINUTE=0 fastim serve
 
 Lists in the environment are separated by commas, or JSON. A name that does not exist is an error, in each
 of the sources. `fastim config` prints what is in effect, secrets masked.
+
+Where no upper bound is told, times in seconds go up to a year, sums of bytes to a tebibyte, and other numbers
+to 2^31 − 1.
 """
 
 
@@ -76,6 +80,8 @@ def bounds(field: FieldInfo) -> str:
     for rule in field.metadata:
         low = getattr(rule, "ge", low)
         high = getattr(rule, "le", high)
+    if high in (MAX_BYTES, MAX_COUNT, MAX_S):
+        high = None  # told once, in the introduction
     if low is not None and high is not None:
         return f" ({low} to {high})"
     return f" (at least {low})" if low else ""

@@ -33,7 +33,8 @@ app = typer.Typer(
 )
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data.", show_default="data")
+    str | None,  # a Path would take "" for the current folder
+    typer.Option("--data", metavar="DIR", help="Folder of the data.", show_default="data"),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default="none")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,7 @@ __all__ = [
 
 MAX_S = 31_536_000  # a year: nanoseconds since the machine's start, plus this, still fit the core's integers
 MAX_COUNT = 2_147_483_647  # so does this
+MAX_BYTES = 1_099_511_627_776  # a tebibyte: of files, and of memory that all connections share
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than HS256's output
 
 
@@ -82,7 +84,22 @@ def check_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+def check_origin(value: str) -> str:
+    if value in ("*", "null") or re.fullmatch(r"[A-Za-z][\w+.-]*://[^/\s]+/?", value):
+        return value
+    raise ValueError(f"{value!r} is no origin like https://chat.example.com")
+
+
+def check_folder(value: object) -> object:
+    if value == "":
+        raise ValueError("must name a folder; '.' is the current one")
+    return value
+
+
+OriginList = Annotated[
+    tuple[Annotated[str, AfterValidator(check_origin)], ...], NoDecode, BeforeValidator(split_list)
+]
+Folder = Annotated[Path, BeforeValidator(check_folder)]
 SecretText = Annotated[SecretStr, AfterValidator(check_secret)]
 SecretList = Annotated[tuple[SecretText, ...], NoDecode, BeforeValidator(split_list)]
 
@@ -103,11 +120,11 @@ class ServerSettings(Section):
         default=8765, ge=0, le=65535, description="TCP port to listen on. 0: the system picks a free one."
     )
     path: str = Field(default="/ws", pattern=r"^/[!-~]*$", description="Path of the WebSocket endpoint.")
-    data: Path = Field(
+    data: Folder = Field(
         default=Path("data"),
         description="Folder of the data: messages, secret, API key. Made when missing; one server at a time.",
     )
-    allowed_origins: TextList = Field(
+    allowed_origins: OriginList = Field(
         default=(),
         description="Origins of web pages that may connect, like `https://chat.example.com`; `*` allows all. "
         "Empty: only the server's own origin. A client that sends no Origin is no browser and is let in.",
@@ -118,11 +135,15 @@ class ServerSettings(Section):
     )
     tls_key: Path | None = Field(default=None, description="PEM file with the certificate's private key.")
     backlog: int = Field(
-        default=4096, ge=1, description="Connections the kernel keeps until they are accepted; count."
+        default=4096,
+        ge=1,
+        le=MAX_COUNT,
+        description="Connections the kernel keeps until they are accepted; count.",
     )
     node: str = Field(
         default="",
         max_length=64,
+        pattern=r"^[ -~]*$",
         description="This server's name as clients are told it. Empty: made up at each start.",
     )
     log_level: LogLevel = Field(default=LogLevel.INFO, description="Least severe level that is logged.")
@@ -199,6 +220,7 @@ class LimitsSettings(Section):
     packets_per_second: int = Field(
         default=0,
         ge=0,
+        le=MAX_COUNT,
         description="Packets of one connection, averaged, with bursts of twice that; count. Who is over is "
         "read more slowly. 0: no limit (the tick's budgets still protect the neighbours).",
     )
@@ -247,10 +269,13 @@ class LimitsSettings(Section):
         le=MAX_S,
         description="Time a closing handshake may take before the connection is reset; seconds.",
     )
-    conversation_members: int = Field(default=10_000, ge=2, description="Members of one conversation; count.")
+    conversation_members: int = Field(
+        default=10_000, ge=2, le=MAX_COUNT, description="Members of one conversation; count."
+    )
     unfinished_requests: int = Field(
         default=64,
         ge=1,
+        le=MAX_COUNT,
         description="Requests of one connection that wait for an application's handler; count. "
         "More are answered `rate_limited`.",
     )
@@ -341,20 +366,26 @@ class StoreSettings(Section):
     max_queued: int = Field(
         default=50_000,
         ge=1,
+        le=MAX_COUNT,
         description="Writes that may wait for the disk; count. "
         "More are answered `unavailable` until it catches up.",
     )
     busy_timeout_s: float = Field(
-        default=5.0, ge=0, description="How long a locked file is waited for; seconds. 0: not at all."
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="How long a locked file is waited for; seconds. 0: not at all.",
     )
     wal_max_bytes: int = Field(
         default=67_108_864,
         ge=1_048_576,
+        le=MAX_BYTES,
         description="Size at which the write-ahead log is moved into the file; bytes.",
     )
     client_id_life_s: int = Field(
         default=86_400,
         ge=86_400,
+        le=MAX_S,
         description="How long a `client_id` is remembered, so that a repeated message is stored once; "
         "seconds.",
     )
@@ -372,38 +403,48 @@ class MessagingSettings(Section):
     ack_timeout_s: float = Field(
         default=2.0,
         gt=0,
+        le=MAX_S,
         description="Time to an `ack` before a message is sent again to whom asked for acks; seconds.",
     )
-    ack_retries: int = Field(default=3, ge=0, description="How often it is sent again; count. 0: never.")
+    ack_retries: int = Field(
+        default=3, ge=0, le=MAX_COUNT, description="How often it is sent again; count. 0: never."
+    )
     resume_messages: int = Field(
         default=500,
         ge=0,
+        le=MAX_COUNT,
         description="Missed messages of a conversation that a resume sends before it says `gap`; count. "
         "0: always `gap`.",
     )
     history_bytes: int = Field(
-        default=262_144, ge=4096, description="Size of one answer to `history`; bytes."
+        default=262_144, ge=4096, le=MAX_COUNT, description="Size of one answer to `history`; bytes."
     )
     ring_bytes: int = Field(
         default=262_144,
         ge=0,
+        le=MAX_COUNT,
         description="Latest messages kept in memory for each conversation in use; bytes. 0: none.",
     )
     rings_total_bytes: int = Field(
-        default=67_108_864, ge=0, description="The same, all conversations together; bytes. 0: none."
+        default=67_108_864,
+        ge=0,
+        le=MAX_BYTES,
+        description="The same, all conversations together; bytes. 0: none.",
     )
     delivered_members: int = Field(
         default=32,
         ge=0,
+        le=MAX_COUNT,
         description="Largest conversation that gets `delivered` receipts; members. 0: none does.",
     )
     read_members: int = Field(
         default=500,
         ge=0,
+        le=MAX_COUNT,
         description="Largest conversation that gets `read` receipts; members. 0: none does.",
     )
     typing_timeout_s: float = Field(
-        default=6.0, gt=0, description="Time after which a typing state ends by itself; seconds."
+        default=6.0, gt=0, le=MAX_S, description="Time after which a typing state ends by itself; seconds."
     )
     members_see: HistoryVisibility = Field(
         default=HistoryVisibility.ALL,
@@ -420,6 +461,7 @@ class PresenceSettings(Section):
     grace_s: float = Field(
         default=10.0,
         ge=0,
+        le=MAX_S,
         description="Time from the last device's leaving to `offline`; seconds. 0: at once.",
     )
     shared_only: bool = Field(
@@ -454,12 +496,16 @@ class DrainSettings(Section):
     deadline_s: float = Field(
         default=10.0,
         ge=0,
+        le=MAX_S,
         description="Time that SIGTERM leaves for answers and closing handshakes; seconds. 0: none.",
     )
-    quick_deadline_s: float = Field(default=1.0, ge=0, description="The same for SIGINT; seconds. 0: none.")
+    quick_deadline_s: float = Field(
+        default=1.0, ge=0, le=MAX_S, description="The same for SIGINT; seconds. 0: none."
+    )
     retry_after_ms: int = Field(
         default=1000,
         ge=0,
+        le=MAX_COUNT,
         description="When clients are told to come back, at the earliest; milliseconds. 0: at once.",
     )
 
@@ -470,11 +516,13 @@ class SessionSettings(Section):
     life_s: float = Field(
         default=3600.0,
         ge=0,
+        le=MAX_S,
         description="Time after a connection's end in which it can be resumed; seconds. 0: never.",
     )
     max_count: int = Field(
         default=200_000,
         ge=1,
+        le=MAX_COUNT,
         description="Sessions remembered; the longest unused is forgotten first; count.",
     )
 

@@ -112,6 +112,9 @@ def test_load_when_environment_has_a_list_then_both_spellings(text: str) -> None
         ({"FASTIM_DRAIN__DEADLINE_S": "nan"}, "drain.deadline_s", "finite"),
         ({"FASTIM_STORE__SYNCHRONOUS": "off"}, "store.synchronous", "'full'"),
         ({"FASTIM_SERVER__ALLOWED_ORIGINS": '["a"'}, "server.allowed_origins", "JSON"),
+        ({"FASTIM_SERVER__ALLOWED_ORIGINS": "chat.example.com"}, "server.allowed_origins", "no origin"),
+        ({"FASTIM_SERVER__DATA": ""}, "server.data", "name a folder"),
+        ({"FASTIM_SERVER__NODE": "a\nb"}, "server.node", "pattern"),
         ({"FASTIM_SERVER__PORT": "x", "FASTIM_SERVER__BACKLOG": "y"}, "server.port", "and 1 more"),
     ],
 )
@@ -236,6 +239,11 @@ def test_field_when_documented_then_unit_and_meaning_of_0_are_told(name: str, fi
         assert any(unit in description for unit in units), f"{name} has no unit"
     if field.default is None:
         assert "Unset" in description or name == "server.tls_key", f"{name} does not say what unset means"
+
+
+@pytest.mark.parametrize(("name", "field"), [item for item in fields() if item[1].annotation in (int, float)])
+def test_number_when_described_then_it_has_an_upper_bound(name: str, field: Any) -> None:
+    assert [rule.le for rule in field.metadata if hasattr(rule, "le")], f"{name} has no upper bound"
 
 
 @pytest.mark.parametrize("value", [10**10, 10**18, 10**30])
