@@ -95,6 +95,7 @@ def test_import_when_of_the_package_alone_then_cheap() -> None:
     [
         ("nothing", "module:name"),
         (":app", "module:name"),
+        (".relative:app", "module:name"),
         ("no.such.module:app", "No module named"),
         ("fastim.server.app:nothing", "has no nothing"),
         ("fastim.server.app:FastIM", "not a FastIM application"),
@@ -104,6 +105,37 @@ def test_application_when_it_cannot_be_loaded_then_one_line(path: str, reason: s
     with pytest.raises(ConfigError, match=reason) as caught:
         load_application(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import sys\nsys.exit(7)", r"SystemExit: 7 \(.*broken_app\.py:2\)$"),
+        ("1 +", "SyntaxError"),
+        ("raise KeyError('a\\nb')", r"KeyError: .*broken_app\.py:1\)$"),
+        (
+            "import fastim\nfastim.FastIM().on('fastim.x')(print)",
+            r"reserved for fastim \(.*broken_app\.py:2\)$",
+        ),
+    ],
+)
+def test_application_when_its_module_fails_then_one_line_says_where_in_it(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_app.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load_application("broken_app:app")
+    assert "\n" not in str(caught.value)
+
+
+def test_application_when_a_file_is_named_then_its_module_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="shop:app"):
+        load_application("shop.py:app")
 
 
 def test_application_when_named_then_loaded() -> None:
