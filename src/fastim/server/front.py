@@ -83,7 +83,7 @@ class Front:
 
     def _hand_over(self, handle: int) -> None:
         service = self._service
-        if service.http is None or service.http.full:
+        if service.http is None or not service.http.make_room():
             raise Refusal(503, "Too many HTTP connections are open.", _retry_after(RETRY_WHEN_FULL_S))
         bridge = service.bridges.get(handle)
         fd, data = self._hub.detach(handle)

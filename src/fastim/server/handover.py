@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ log = logging.getLogger("fastim.http")
 
 KEEP_ALIVE_S: Final = 15
 BODY_TIMEOUT_S: Final = 30.0
+WRITE_TIMEOUT_S: Final = 30.0  # without the client taking anything of an answer
 MAX_HTTP_CONNECTIONS: Final = 256  # their descriptors come out of a reserve
+MAX_PIPELINED: Final = 64  # requests of a connection that wait for the answer to the one before
+MAX_REQUEST_BYTES: Final = 4_194_304  # with what stands around the pieces of a chunked body
 
 
 class _State(ServerState):
@@ -64,6 +68,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._door = door
         self._first = first
         self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None  # the one before ``cycle`` where requests queue
+        self._in_head = False
+        self._read_bytes = 0  # since the read that the request began in
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -75,11 +83,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything: what refers to itself would wait for the collector, which rarely comes."""
         self._set_deadline(0)
+        self._set_write_deadline(False)
         super().connection_lost(exc)
         # uvicorn leaves the timer to a connection that was reset, which keeps it all for its time.
         self._unset_keepalive_if_required()
-        self.pipeline.clear()
-        if self.cycle is not None and self.cycle.response_complete:
+        self._abandon()
+        if not self.busy:
             self._drop_cycle()
 
     def on_response_complete(self) -> None:
@@ -89,24 +98,91 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _drop_cycle(self) -> None:
         self.cycle = None  # type: ignore[assignment]  # it refers to us
+        self._running = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a WebSocket upgrade on a reused connection goes back to the front."""
-        self._unset_keepalive_if_required()
+        self._read_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self._return_to_front(data[upgrade.args[0] :])
+            else:
+                self._end_after_answer()
         except httptools.HttpParserError:
-            self._set_deadline(0)
+            self._refuse()
+        else:
+            if self._read_bytes > (self._door.head_bytes if self._in_head else MAX_REQUEST_BYTES):
+                self._refuse()
+
+    def _refuse(self) -> None:
+        """Close, after the answers to the requests before or with 400."""
+        self._set_deadline(0)
+        if self.busy and self._in_head:
+            self._end_after_answer()
+            return
+        begun = bool(self.pipeline) or (self.busy and self.cycle.response_started)
+        self._abandon()
+        if begun:
+            self.transport.close()
+        else:
             self.send_400_response("Invalid HTTP request received.")
 
+    def _abandon(self) -> None:
+        """What is still answered goes nowhere: the transport is about to be closed."""
+        self._set_deadline(0)
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _end_after_answer(self) -> None:
+        """Read no more: what follows is another protocol's, or not to be understood."""
+        self._set_deadline(0)
+        if self.busy:
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+        else:
+            self.transport.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is owed."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def ends_at_s(self) -> float:
+        """When it is ended if its client does nothing, by the loop's clock; infinity: it is being served."""
+        if self.transport.is_closing():
+            return 0.0  # what is left of its answer is not taken
+        timer = (
+            self._deadline or self._write_deadline or (None if self.busy else self.timeout_keep_alive_task)
+        )
+        return timer.when() if timer is not None else math.inf
+
+    def end(self) -> None:
+        """Close at once, whatever it was about."""
+        self._abandon()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_message_begin(self) -> None:
+        self._in_head = True
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise OverflowError  # becomes the parser's error
+        self._unset_keepalive_if_required()
         super().on_message_begin()
+        self._read_bytes = 0
         self._set_deadline(self._door.head_timeout_s)
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._set_deadline(BODY_TIMEOUT_S)
         super().on_headers_complete()
         if self._door.stopping and self.cycle is not None:
@@ -115,6 +191,19 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._set_deadline(0)
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._set_write_deadline(True)
+
+    def resume_writing(self) -> None:
+        self._set_write_deadline(False)
+        super().resume_writing()
+
+    def _set_write_deadline(self, wanted: bool) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+        self._write_deadline = self.loop.call_later(WRITE_TIMEOUT_S, self._too_slow) if wanted else None
 
     def _set_deadline(self, after_s: float) -> None:
         """Bound the time until the head, or the body, is complete; 0: no bound."""
@@ -125,17 +214,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(after_s, self._too_slow)
 
     def _too_slow(self) -> None:
-        self._deadline = None
-        if not self.transport.is_closing():
-            self.transport.abort()
+        self._abandon()
+        self.transport.abort()
 
     def _should_upgrade_to_ws(self) -> bool:
         return True
 
     def _return_to_front(self, rest: bytes) -> None:
         self._set_deadline(0)
+        self._set_write_deadline(False)
         self.connections.discard(self)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.busy:
+            self._abandon()
             self.transport.close()  # the answer before is not out yet: a client that pipelines an upgrade
             return
         version = self.parser.get_http_version().encode()
@@ -149,6 +239,10 @@ class HttpProtocol(HttpToolsProtocol):
         bridge.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
 
+def _ends_at_s(protocol: object) -> float:
+    return cast(HttpProtocol, protocol).ends_at_s
+
+
 class HandOver:
     """Gives connections to uvicorn's protocol.
 
@@ -158,6 +252,7 @@ class HandOver:
         make_bridge: Makes the way back to the hub.
         spawn: Runs a coroutine in a task.
         head_timeout_s: For the head of each further request of a connection.
+        head_bytes: Of such a head, give or take one read.
     """
 
     def __init__(
@@ -167,10 +262,12 @@ class HandOver:
         make_bridge: Callable[[], FedBridge],
         spawn: Callable[[Coroutine[Any, Any, Any]], object],
         head_timeout_s: float = 5.0,
+        head_bytes: int = 16_384,
     ) -> None:
         self.loop = loop
         self.make_bridge = make_bridge
         self.head_timeout_s = head_timeout_s
+        self.head_bytes = head_bytes
         self.config = Config(
             app,
             loop="none",
@@ -187,11 +284,21 @@ class HandOver:
         self.state = _State()
         self.stopping = False
         self._spawn = spawn
+        self._accepting = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether there are as many connections as there may be."""
-        return len(self.state.connections) >= MAX_HTTP_CONNECTIONS
+    def make_room(self) -> bool:
+        """Make sure of room for one more connection; False if there is none.
+
+        Where there are as many as there may be, one that waits for its client goes: idle, or slow to send.
+        """
+        open_count = len(self.state.connections)
+        if open_count + self._accepting < MAX_HTTP_CONNECTIONS:
+            return True
+        first = min(self.state.connections, key=_ends_at_s, default=None)
+        if first is None or _ends_at_s(first) == math.inf:
+            return False
+        cast(HttpProtocol, first).end()
+        return True
 
     def protocol(self, first: bytes) -> HttpProtocol:
         """Make the protocol of a connection of which ``first`` was read already."""
@@ -199,6 +306,7 @@ class HandOver:
 
     def accept(self, fd: int, first: bytes) -> None:
         """Take a socket over, with what was read from it."""
+        self._accepting += 1
         self._spawn(self._accept(socket.socket(fileno=fd), first))
 
     async def _accept(self, connection: socket.socket, first: bytes) -> None:
@@ -208,6 +316,8 @@ class HandOver:
         except OSError as error:
             connection.close()
             log.debug("a connection was lost before its request was read: %s", error)
+        finally:
+            self._accepting -= 1
 
     async def stop(self, deadline_s: float) -> None:
         """Let the requests that run finish, within the deadline, and close all connections."""

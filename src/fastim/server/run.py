@@ -121,7 +121,10 @@ class Server:
             metrics_key=metrics_key,
             max_message_bytes=settings.limits.max_message_bytes,
         )
-        return HandOver(loop, app, lambda: FedBridge(service), service.spawn, settings.limits.head_timeout_s)
+        limits = settings.limits
+        return HandOver(
+            loop, app, lambda: FedBridge(service), service.spawn, limits.head_timeout_s, limits.head_bytes
+        )
 
     async def start(self) -> None:
         """Open the store, then the port.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastim.server.handover import MAX_HTTP_CONNECTIONS, HandOver
+from fastim.server.handover import MAX_HTTP_CONNECTIONS, MAX_PIPELINED, HandOver
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -100,8 +100,68 @@ async def test_next_head_when_it_does_not_end_then_closed() -> None:
     assert b"/b" not in answer
 
 
-async def test_door_when_many_are_open_then_full() -> None:
+async def test_next_head_when_too_large_then_refused() -> None:
+    answer = await exchange(get("/a"), b"GET /b HTTP/1.1\r\nA: ", b"x" * 100_000, head_timeout_s=60)
+    assert b"/a 0;" in answer
+    assert b"/b" not in answer
+
+
+async def test_requests_when_pipelined_without_end_then_some_answered_and_closed() -> None:
+    answer = await exchange(get("/a") * 2_000)
+    assert 1 <= answer.count(b"/a 0;") <= MAX_PIPELINED + 1
+
+
+@pytest.mark.parametrize(
+    "offer", ["Connection: Upgrade\r\nUpgrade: h2c\r\n", "Connection: Upgrade\r\nUpgrade: x\r\n"]
+)
+async def test_upgrade_when_to_another_protocol_then_answered_and_closed(offer: str) -> None:
+    answer = await exchange(get("/a", offer) + b"PRI * HTTP/2.0\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"/a 0;" in answer
+
+
+async def test_request_when_malformed_behind_a_good_one_then_the_good_one_is_answered() -> None:
+    answer = await exchange(get("/a") + b"GET /b HTTP/1.1\nHost: x\n\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"/a 0;" in answer
+
+
+def open_protocol(door: HandOver, first: bytes) -> socket.socket:
+    """Give the door a connection, and return its other end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    door.accept(theirs.detach(), first)
+    return ours
+
+
+async def test_door_when_all_wait_for_their_clients_then_one_makes_room() -> None:
+    tasks: list[asyncio.Task[Any]] = []
+    door = make_door(tasks)
+    peers = [open_protocol(door, b"GET /slow HTTP/1.1\r\n") for _ in range(MAX_HTTP_CONNECTIONS)]
+    assert len(tasks) == MAX_HTTP_CONNECTIONS  # those on their way in count too
+    assert not door.state.connections
+    assert not door.make_room()
+    await asyncio.gather(*tasks)
+    assert len(door.state.connections) == MAX_HTTP_CONNECTIONS
+    assert door.make_room()
+    assert len(door.state.connections) == MAX_HTTP_CONNECTIONS - 1
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peers[0], 1), 10) == b""
+    await door.stop(1)
+    await asyncio.sleep(0)
+    for peer in peers:
+        peer.close()
+
+
+async def test_door_when_all_are_being_served_then_full() -> None:
     door = make_door([])
-    assert not door.full
-    door.state.connections.update(door.protocol(b"") for _ in range(MAX_HTTP_CONNECTIONS))
-    assert door.full
+    assert door.make_room()
+    for _ in range(MAX_HTTP_CONNECTIONS):
+        protocol = door.protocol(b"")
+        protocol.transport = _OpenTransport()
+        door.state.connections.add(protocol)
+    assert not door.make_room()
+
+
+class _OpenTransport(asyncio.Transport):
+    def is_closing(self) -> bool:
+        return False
