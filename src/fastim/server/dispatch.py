@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastim._core.hub import Hub, Lane
 from fastim.errors import CloseCode, ErrorCode, LimitExceeded, RequestError, StoreError
@@ -36,6 +36,7 @@ __all__ = ["Dispatcher", "Mode"]
 log = logging.getLogger("fastim.dispatch")
 
 RETRY_AFTER_MS: Final = 100
+MAX_WAITING: Final = 1_024  # built-ins of a connection that wait for the store; a full batch of them fits
 Call = Callable[..., Any]
 Event = str | int | None  # an int is a code without a name; None: it could not be read
 
@@ -90,6 +91,7 @@ class Dispatcher:
         self._max_unfinished = max_unfinished
         self._table: dict[str | int | None, tuple[int, Call, Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._waiting: dict[Connection, int] = {}  # built-ins that wait, where there are any
         if application is not None:
             for event, handler in application.handlers.items():
                 self._table[event] = (_APPLICATION_MODES[handler.mode], handler.call, None)
@@ -120,8 +122,8 @@ class Dispatcher:
 
     # -- packets
 
-    def receive(self, connection: Connection, data: bytes, encoding: int) -> None:
-        """Serve a WebSocket message: a packet or a batch."""
+    def receive(self, connection: Connection, data: bytes, encoding: int) -> int:
+        """Serve a WebSocket message, a packet or a batch; returns how many packets it held."""
         try:
             if encoding != connection.encoding:
                 wanted = "binary" if encoding == 0 else "text"
@@ -131,7 +133,7 @@ class Dispatcher:
             packets = decode_message(data, encoding)
         except RequestError as error:
             self._unreadable(connection, error)
-            return
+            return 1
         if self.throttle is not None:
             self.throttle.count(connection, len(packets))
         for event, body, ref in packets:
@@ -153,6 +155,7 @@ class Dispatcher:
             else:
                 if ref is not None:
                     self.answer(connection, event, ref, result)
+        return len(packets)
 
     def _receive_slowly(self, connection: Connection, event: Event, body: Any, ref: int | None) -> None:
         """Look at what the connection is in before serving a packet."""
@@ -217,6 +220,11 @@ class Dispatcher:
         if result is DEFERRED:
             return
         if isawaitable(result):
+            waiting = self._waiting.get(connection, 0)
+            if waiting >= MAX_WAITING:
+                cast(Coroutine[Any, Any, Any], result).close()
+                raise LimitExceeded("too many requests are unfinished", RETRY_AFTER_MS)
+            self._waiting[connection] = waiting + 1
             step(self._finish_builtin(connection, event, ref, result), self._spawn)
         else:
             connection.answer(ref, result)
@@ -234,6 +242,12 @@ class Dispatcher:
             self.fail(connection, ref, event, _store_unavailable())
         except Exception:
             self.internal(connection, ref, event)
+        finally:
+            waiting = self._waiting[connection] - 1
+            if waiting:
+                self._waiting[connection] = waiting
+            else:
+                del self._waiting[connection]
 
     # -- an application's handlers
 

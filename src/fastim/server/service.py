@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,8 @@ log = logging.getLogger("fastim.service")
 
 TICK_S: Final = 0.025  # timers and windows, while there are connections
 IDLE_TICK_S: Final = 1.0
+TURN_NS: Final = 10_000_000  # for what a poll brought; the loop's other callbacks come before the rest
+PACKETS_A_LOOK: Final = 32  # between two looks at the clock
 MAX_TIMER_NS: Final = 3_600_000_000_000
 NS_PER_S: Final = 1_000_000_000
 
@@ -125,6 +127,7 @@ class Service:
         self._polling = False
         self._dirty = False
         self._again = False
+        self._left: Iterator[tuple[int, Any, Any]] = iter(())  # events of the last poll that were not reached
         self._stopped = False  # what was scheduled before finds the hub shut down
         self._timer_handle: asyncio.TimerHandle | None = None
         self._tick_s = IDLE_TICK_S
@@ -176,35 +179,52 @@ class Service:
         """Take what the sockets brought, serve it, and write what came of it."""
         hub = self.hub
         now_ns = self.clock_ns()
-        receive = self.dispatcher.receive
         self._polling = True
         try:
-            for kind, subject, data in hub.poll(now_ns):
-                try:
-                    if kind == _TEXT:
-                        receive(subject, data, 0)  # type: ignore[arg-type]
-                    elif kind == _BINARY:
-                        receive(subject, data, 1)  # type: ignore[arg-type]
-                    elif kind == _HEAD:
-                        self.front.serve(subject, data[0], data[1], now_ns)  # type: ignore[union-attr,index,arg-type]
-                    elif kind == _CLOSED:
-                        self._closed(subject)  # type: ignore[arg-type]
-                    elif kind == _TIMER:
-                        self.check_timers(subject, now_ns)  # type: ignore[arg-type]
-                    elif kind == _DRAINED:
-                        self.messaging.on_drained(subject)  # type: ignore[union-attr,arg-type]
-                except Exception:
-                    self._failed(subject)
+            if self._serve(self._left, now_ns):
+                self._left = iter(hub.poll(now_ns))
+                unserved = not self._serve(self._left, now_ns)
+            else:
+                unserved = True
         finally:
             self._polling = False
         if self._dirty:
             self.flush()
-        if hub.pending:
+        if unserved or hub.pending:
             self.poll_soon()
         if self.held:
             self.held = {bridge for bridge in self.held if not bridge.read_again()}
         if self._tick_s != TICK_S:
             self._set_tick(TICK_S)
+
+    def _serve(self, events: Iterator[tuple[int, Any, Any]], now_ns: int) -> bool:
+        """Serve events until the turn is over; False if some may be left.
+
+        A poll is bounded in frames, but a frame may hold a thousand packets.
+        """
+        receive = self.dispatcher.receive
+        count = 0
+        for kind, subject, data in events:
+            try:
+                if kind == _TEXT:
+                    count += receive(subject, data, 0)
+                elif kind == _BINARY:
+                    count += receive(subject, data, 1)
+                elif kind == _HEAD:
+                    self.front.serve(subject, data[0], data[1], now_ns)  # type: ignore[union-attr]
+                elif kind == _CLOSED:
+                    self._closed(subject)
+                elif kind == _TIMER:
+                    self.check_timers(subject, now_ns)
+                elif kind == _DRAINED:
+                    self.messaging.on_drained(subject)  # type: ignore[union-attr]
+            except Exception:
+                self._failed(subject)
+            if count >= PACKETS_A_LOOK:
+                count = 0
+                if self.clock_ns() - now_ns > TURN_NS:
+                    return False
+        return True
 
     def _poll_again(self) -> None:
         self._again = False
