@@ -19,6 +19,7 @@ WARM_UP = 6_000
 AT_A_TIME = 400
 SESSIONS = 1000
 USERS = 2000
+FREE_BUFFERS_BYTES = 64 * (65_536 + 64)
 TIMEOUTS = {
     "FASTIM_LIMITS__HEAD_TIMEOUT_S": "0.7",
     "FASTIM_LIMITS__HELLO_TIMEOUT_S": "0.7",
@@ -202,13 +203,17 @@ def test_connections_when_20000_came_and_went_then_all_is_as_before(start: Start
     assert played.total() == VISITS
     now, now_descriptors, now_bytes = figures()
     assert now_descriptors == warm_descriptors
-    for name in ("chunk_bytes", "slices", "topics", "blocked"):
-        assert now[f"fastim_hub_{name}"] <= warm[f"fastim_hub_{name}"], name
+    for name in ("slices", "topics", "blocked"):
+        assert now[f"fastim_hub_{name}"] == 0, name
+    # Free buffers are kept for the next burst, at most so many; how many it came to is chance.
+    chunk_bytes = now["fastim_hub_chunk_bytes"]
+    assert chunk_bytes <= FREE_BUFFERS_BYTES
+    grown_bytes = now_bytes - warm_bytes - max(0, chunk_bytes - warm["fastim_hub_chunk_bytes"])
     assert now["fastim_im_sessions_ended"] == SESSIONS
     assert now["fastim_im_conversations"] == 0
     accepted = now["fastim_hub_accepted_total"] - warm["fastim_hub_accepted_total"]
-    assert VISITS <= accepted <= VISITS + 100  # the tests' own questions
+    assert accepted >= VISITS
     print(f"resident: {warm_bytes} bytes, then {now_bytes}", now_bytes - warm_bytes)
     if not os.environ.get("FASTIM_SANITIZED"):  # the sanitizer keeps what was freed in quarantine
-        assert now_bytes - warm_bytes < 3 << 20  # 157 bytes a visit; what the store caches is in it
+        assert grown_bytes < 3 << 20  # 157 bytes a visit; what the store caches is in it
     assert server.stop() == 0
