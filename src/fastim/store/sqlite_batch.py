@@ -399,7 +399,9 @@ class _Plan:
             if write.reply_to is not None and not 0 < write.reply_to <= seq:
                 if client_id is not None and not looked_up:
                     raise DuplicateClientId  # or it may be; then what it replied to does not matter
-                write.error = RequestError(ErrorCode.BAD_REQUEST, "reply_to is not a message's seq")
+                write.error = RequestError(
+                    ErrorCode.BAD_REQUEST, "reply_to: no message of the conversation has this seq"
+                )
                 continue
             if client_id is not None:
                 known_ids[client_id, sender, conversation] = write
@@ -466,10 +468,13 @@ def same_value(first: bytes, first_encoding: int, second: bytes, second_encoding
         return False
 
 
-def canonical(content: bytes, encoding: int) -> bytes:
-    """Write a value as this server would: in msgpack's shortest forms."""
-    json_content = transcode(content, Encoding.MSGPACK, Encoding.JSON) if encoding else content
-    return transcode(json_content, Encoding.JSON, Encoding.MSGPACK)
+def canonical(content: bytes, encoding: int) -> str:
+    """Write a value in the one way that all its encodings have in common.
+
+    The keys of a map have no order: many clients write one anew for each attempt, in the order of its hashes.
+    """
+    json_content = transcode(content, Encoding(encoding), Encoding.JSON)
+    return json.dumps(json.loads(json_content), sort_keys=True)
 
 
 def reset(write: Append | Mark) -> None:
