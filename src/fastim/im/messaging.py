@@ -143,7 +143,9 @@ class Messaging:
             StoreError: the user could not be loaded; the session is as before.
             RequestError: the connection ended meanwhile, or has a user already.
         """
-        device = claims.device or hello.device or secrets.token_urlsafe(8)
+        device = claims.device or hello.device
+        if device is None:
+            device = self._device_of(claims.user, hello.resume) or secrets.token_urlsafe(8)
         user = self._domain.users.get(claims.user)
         if user is not None and hello.resume is None:
             return self._enter(session, hello, claims, device, user.key, ())
@@ -190,6 +192,16 @@ class Messaging:
             "time": self._domain.time_ms(),
             "resumed": resumed,
         }
+
+    def _device_of(self, user_id: str, resume: bodies.Resume | None) -> str | None:
+        """The device of the session to resume, for a client that does not repeat what it was told."""
+        if resume is None:
+            return None
+        number = Sessions.from_id(resume.session)
+        for session in self.sessions_of(user_id):
+            if number and session.number == number:
+                return session.device
+        return self._ended.device(number, user_id)
 
     def _resume(self, session: Session, user: User, resume: bodies.Resume) -> bool:
         """Take over an ended or live session of the same user and device; False if there is none."""

@@ -88,6 +88,11 @@ class Sessions:
         del self._ended[number]
         return ended
 
+    def device(self, number: int, user_id: str) -> str | None:
+        """The device of an ended session of this user; None if there is none."""
+        ended = self._ended.get(number)
+        return ended.device if ended is not None and ended.user_id == user_id else None
+
     def forget(self, number: int) -> None:
         """An ended session cannot come back."""
         self._ended.pop(number, None)
