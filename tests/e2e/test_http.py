@@ -150,7 +150,7 @@ def test_rest_when_wrong_then_a_problem(shared: ServerProcess) -> None:
         )
         problem_of(client.get(f"{path}/messages", params={"limit": 0}), 422)
         problem_of(client.get(f"{path}/messages", params={"after": 1, "before": 2}), 400)
-        problem_of(client.post(f"{path}/messages", json={"content": 1}), 400)
+        problem_of(client.post(f"{path}/messages", json={"content": 1, "kind": "text"}), 400)
         problem_of(client.post(f"{path}/messages", json={"content": {"$bytes": "*"}, "kind": "own"}), 400)
         nan = {"Content-Type": "application/json"}
         body = b'{"content": [NaN], "kind": "own"}'

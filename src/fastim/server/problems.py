@@ -53,12 +53,27 @@ def _http_error(_: Request, error: Exception) -> Response:
     return problem(error.status_code, str(error.detail), headers)
 
 
-def _invalid(_: Request, error: Exception) -> Response:
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _explain(item: dict[str, Any]) -> dict[str, str]:
+    """Name a field and what is wrong with it in the words of one who sends JSON, not of pydantic."""
+    if item["type"] == "json_invalid":
+        return {"field": "", "reason": f"no JSON: {item['ctx']['error']} (character {item['loc'][-1]})"}
+    if item["type"] in ("model_attributes_type", "dict_type"):
+        return {"field": "", "reason": "expected an object"}
+    field = ".".join(str(part) for part in item["loc"] if part != "body")
+    return {"field": field, "reason": item["msg"].removeprefix("Value error, ")}
+
+
+def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        {"field": ".".join(str(part) for part in item["loc"] if part != "body"), "reason": item["msg"]}
-        for item in error.errors()
-    ]
+    problems = error.errors()
+    if [item["loc"] for item in problems] == [("body",)] and not _is_json(request):
+        return problem(415, "send the body as JSON, with Content-Type: application/json")
+    errors = [_explain(item) for item in problems]
     first = errors[0] if errors else {"field": "", "reason": "it is malformed"}
     detail = f"{first['field'] or 'the body'}: {first['reason']}"
     return problem(422, detail, code=ErrorCode.BAD_REQUEST.value, errors=errors)

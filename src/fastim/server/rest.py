@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
 from fastapi.exceptions import HTTPException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fastim import __version__
 from fastim._core.hub import Encoding
+from fastim._core.values import Kind, check, check_name
 from fastim.errors import ErrorCode, RequestError
 from fastim.server import problems
 from fastim.server.gate import Gate
 from fastim.server.health import make_health_router
 from fastim.server.metrics import make_metrics_router
+from fastim.wire.bodies import (
+    MAX_CLIENT_ID_BYTES,
+    MAX_ID_BYTES,
+    MAX_KIND_BYTES,
+    MAX_TITLE_BYTES,
+    default_kind,
+)
 from fastim.wire.native import decode_value, encode_value
 
 if TYPE_CHECKING:
@@ -25,8 +33,22 @@ if TYPE_CHECKING:
 
 __all__ = ["make_http_app", "make_rest_router"]
 
+
+def _named(max_bytes: int, *, optional: bool = False) -> AfterValidator:
+    """Hold a text to what the protocol's names are, so that its clients can speak of what is made here."""
+
+    def validate(text: str) -> str:
+        if (text or not optional) and (problem := check_name(text, max_bytes)):
+            raise ValueError(problem)
+        return text
+
+    return AfterValidator(validate)
+
+
 ConversationId = Annotated[str, Path(min_length=1, max_length=128)]
-UserId = Annotated[str, Field(min_length=1, max_length=128)]
+UserId = Annotated[str, _named(MAX_ID_BYTES)]
+ClientId = Annotated[str, _named(MAX_CLIENT_ID_BYTES)]
+OptionalUser = Annotated[str, _named(MAX_ID_BYTES, optional=True)]
 Seq = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -39,10 +61,10 @@ class ConversationCreate(_Body):
 
     kind: Literal["direct", "group"] = "group"
     members: list[UserId] = Field(default_factory=list, max_length=10_000)
-    title: str = Field("", max_length=1024)
-    creator: str = Field("", max_length=128, description="Becomes owner and member; empty: the system.")
-    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    conversation: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    title: Annotated[str, _named(MAX_TITLE_BYTES, optional=True)] = ""
+    creator: OptionalUser = Field("", description="Becomes owner and member; empty: the system.")
+    client_id: ClientId | None = None
+    conversation: Annotated[str, _named(MAX_ID_BYTES)] | None = None
 
 
 class MembersAdd(_Body):
@@ -55,28 +77,34 @@ class MessagePost(_Body):
     """A message."""
 
     content: Any
-    sender: str = Field("", max_length=128, description="A member; empty: the system.")
-    kind: Annotated[str, Field(min_length=1, max_length=64)] = "text"
-    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    sender: OptionalUser = Field("", description="A member; empty: the system.")
+    kind: Annotated[str, _named(MAX_KIND_BYTES)] | None = Field(
+        None, description="Without one: text for a string, binary for bytes, data for anything else."
+    )
+    client_id: ClientId | None = None
     reply_to: Annotated[int, Field(ge=1, le=2**53)] | None = None
 
 
-def _encode_content(message: MessagePost, max_bytes: int) -> bytes:
-    """Check content and encode it as it is stored.
+def _encode_content(message: MessagePost, max_bytes: int) -> tuple[bytes, str]:
+    """Check content and encode it as it is stored; the second is the message's kind.
 
     Raises:
         RequestError: It is none that a message may have.
     """
-    if message.kind == "text" and not isinstance(message.content, str):
-        raise RequestError(ErrorCode.BAD_REQUEST, "content: a message of kind text has a string")
     try:
         given = json.dumps(message.content, allow_nan=False).encode()
     except ValueError:
         raise RequestError(ErrorCode.BAD_REQUEST, "content: a number is not finite") from None
+    try:
+        found = check(given, Encoding.JSON)
+    except ValueError as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"content: {error}") from None
+    if message.kind == "text" and found is not Kind.STRING:
+        raise RequestError(ErrorCode.BAD_REQUEST, "content: a message of kind text has a string")
     content = encode_value(decode_value(given, Encoding.JSON), Encoding.JSON)
     if len(content) > max_bytes:
         raise RequestError(ErrorCode.TOO_LARGE, f"content: larger than {max_bytes} bytes")
-    return content
+    return content, message.kind or default_kind(found)
 
 
 def make_rest_router(messaging: Messaging, store: Store, max_message_bytes: int) -> APIRouter:
@@ -126,11 +154,12 @@ def make_rest_router(messaging: Messaging, store: Store, max_message_bytes: int)
     ) -> dict[str, Any]:
         """Store and deliver a message, as a member or as the system; 200 for one that was stored before."""
         await _must_exist(store, conversation)
+        content, kind = _encode_content(body, max_message_bytes)
         answer = await messaging.post_message(
             conversation,
-            _encode_content(body, max_message_bytes),
+            content,
             Encoding.JSON,
-            kind=body.kind,
+            kind=kind,
             sender=body.sender,
             client_id=body.client_id,
             reply_to=body.reply_to,

@@ -6,7 +6,7 @@ Unknown fields are ignored. ``decode_body`` is the way in; errors name the field
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import msgpack  # type: ignore[import-untyped]
 import msgspec
@@ -20,6 +20,8 @@ __all__ = [
     "BODIES",
     "MAX_CLIENT_ID_BYTES",
     "MAX_ID_BYTES",
+    "MAX_KIND_BYTES",
+    "MAX_TITLE_BYTES",
     "Ack",
     "Binary",
     "Body",
@@ -38,6 +40,7 @@ __all__ = [
     "Resume",
     "Typing",
     "decode_body",
+    "default_kind",
 ]
 
 MAX_ID_BYTES = 128
@@ -76,6 +79,11 @@ def _check_value(field: str, value: bytes | Raw, encoding: int) -> Kind:
         return check(value, encoding)
     except ValueError as error:
         raise _bad(field, str(error)) from None
+
+
+def default_kind(content: Kind) -> str:
+    """The kind of a message whose sender named none."""
+    return "text" if content is Kind.STRING else "binary" if content is Kind.BYTES else "data"
 
 
 class Body(Struct, gc=False):
@@ -129,7 +137,7 @@ class Message(Body, gc=False):
         kind = _check_value("content", self.content, encoding)
         self.content = cast(Raw, bytes(self.content))
         if self.kind is None:
-            self.kind = "text" if kind is Kind.STRING else "binary" if kind is Kind.BYTES else "data"
+            self.kind = default_kind(kind)
         elif self.kind == "text":
             if kind is not Kind.STRING:
                 raise _bad("content", f"expected a string for kind text, got {kind.name.lower()}")
@@ -333,7 +341,7 @@ def decode_body(body: bytes, type: type[B], encoding: int) -> B:
     try:
         decoded: B = (_msgpack if encoding else _json)[type].decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, _explain(str(error))) from None
+        raise RequestError(ErrorCode.BAD_REQUEST, _explain(str(error), type)) from None
     except (ValueError, RecursionError) as error:
         raise _undecodable(body, encoding, str(error)) from None
     decoded.validate(encoding)
@@ -363,7 +371,7 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _explain(problem: str) -> str:
+def _explain(problem: str, type: type[Body]) -> str:
     """Put the field first: "Expected `int` <= 500 - at `$.limit`" becomes "limit: expected int <= 500"."""
     what, _, path = problem.partition(" - at `")
     if path.startswith("key` in `"):  # a key of the map at the path
@@ -372,5 +380,9 @@ def _explain(problem: str) -> str:
     if what.startswith("Object missing required field `"):
         missing = what.partition("`")[2].rstrip("`")
         return f"{field + '.' if field else ''}{missing}: required"
-    what = what.replace("`", "").replace(" | null", "").replace("object", "map")
+    if what.startswith("Invalid enum value"):
+        choices = get_args(get_type_hints(type)[field])
+        what = f"expected {' or '.join(map(repr, choices))}, got {what.rpartition(' value ')[2]}"
+    for theirs, ours in (("`", ""), (" | null", ""), ("object", "map"), ("got None", "got null")):
+        what = what.replace(theirs, ours)
     return f"{field or 'body'}: {what[:1].lower()}{what[1:]}"
