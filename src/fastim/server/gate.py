@@ -83,7 +83,9 @@ class Gate:
             if refusal is not None:
                 await refusal(scope, receive, send_noting)
             else:
-                await self._app(scope, self._bounded(receive), send_noting)
+                # RFC 9110, section 9.1: HEAD wherever there is GET; uvicorn leaves the body out.
+                inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(inner, self._bounded(receive), send_noting)
         except Exception:
             # The application's handler has logged it and, if it still could, has answered.
             if not status:
