@@ -8,8 +8,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 import pytest_asyncio
+
+# No test checks a time, on no machine: neither an example's nor that of making examples up.
+hypothesis.settings.register_profile(
+    "fastim", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("fastim")
 
 DESCRIPTORS = "/proc/self/fd"
 T = TypeVar("T")

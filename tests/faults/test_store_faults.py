@@ -169,7 +169,8 @@ def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sync_when_it_fails_then_no_more_writes_for_good(tmp_path: Path, failing_sync: Path) -> None:
     path, switch = tmp_path / "store.db", tmp_path / "sync-fails"
-    env = {"LD_PRELOAD": str(failing_sync), "SYNC_FAILS": str(switch)}
+    preload = [*os.environ.get("LD_PRELOAD", "").split(), str(failing_sync)]  # behind a sanitizer's runtime
+    env = {"LD_PRELOAD": " ".join(preload), "SYNC_FAILS": str(switch)}
     with Child(path, env=env) as child:
         assert child("append 3")["last"] == 3
         switch.touch()
