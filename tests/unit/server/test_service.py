@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -249,4 +250,74 @@ async def test_service_when_draining_then_new_work_is_unavailable(tmp_path: Path
             answer = await peer.receive()
             assert (answer[0], answer[1]["code"]) == ("error", "unavailable")
         peer.send("ping", {}, 8)
+        assert (await peer.receive())[0] == "ok"
+
+
+async def test_packets_when_they_take_long_then_the_loop_has_a_turn_between_them(tmp_path: Path) -> None:
+    app = FastIM()
+    served: list[int] = []
+
+    @app.on("work")
+    def work(ctx: Context, number: int) -> None:
+        served.append(number)
+        world.ns += 1_000_000
+
+    async with running(tmp_path, app) as world:
+        peer = Peer(world)
+        await peer.hello()
+        for first in range(0, 1_000, 100):
+            batch = [["work", first + number] for number in range(100)]
+            peer.protocol.send_text(json.dumps(batch).encode())
+        peer.turn()
+        assert len(served) == 100  # a message is served whole
+        between: list[int] = []
+        asyncio.get_running_loop().call_soon(lambda: between.append(len(served)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert served == list(range(1_000))
+        assert between[0] < 1_000
+
+
+async def test_connection_when_closed_while_its_packets_wait_for_a_turn_then_told_last(
+    tmp_path: Path,
+) -> None:
+    app = FastIM()
+    served: list[str] = []
+
+    @app.on("work")
+    def work(ctx: Context, number: int) -> None:
+        served.append("work")
+        world.ns += 1_000_000
+
+    @app.on_disconnect
+    def gone(ctx: Context) -> None:
+        served.append("gone")
+
+    async with running(tmp_path, app) as world:
+        peer = Peer(world)
+        await peer.hello()
+        for _ in range(5):
+            peer.protocol.send_text(json.dumps([["work", 1]] * 50).encode())
+        peer.turn()
+        world.service.hub.feed_eof(peer.handle, world.ns)
+        await world.turns(20)
+        assert served == ["work"] * 250 + ["gone"]
+
+
+async def test_requests_when_too_many_wait_for_the_store_then_rate_limited(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        await peer.hello()
+        peer.send("conversation_create", {"kind": "group", "members": []}, 1)
+        conversation = (await peer.receive())[1]["conversation"]
+        for first in (1_000, 2_000, 3_000):
+            batch = [["history", {"conversation": conversation}, first + n] for n in range(1_000)]
+            peer.protocol.send_text(json.dumps(batch).encode())
+        answers = [await peer.receive() for _ in range(3_000)]
+        assert sorted(answer[2] for answer in answers) == list(range(1_000, 4_000))
+        assert {answer[2] for answer in answers if answer[0] == "ok"} >= set(range(1_000, 2_000))
+        refused = [answer[1]["code"] for answer in answers if answer[0] == "error"]
+        assert refused
+        assert set(refused) == {"rate_limited"}
+        peer.send("history", {"conversation": conversation}, 1)
         assert (await peer.receive())[0] == "ok"
