@@ -45,9 +45,9 @@ log = logging.getLogger("fastim.server")
 # Threads (the store's, an application's) win the GIL back from a busy loop in 0.5 ms instead of 5: group
 # commit beside a busy loop was 17,000 rows/s with the default and 31,000 with this.
 SWITCH_INTERVAL_S: Final = 0.0005
-# The objects of a connection live as long as it does: the young are collected more rarely, the old hardly
-# ever. 14,000 connects with hello cost 106 µs of CPU each with this, 126 without.
-GC_THRESHOLDS: Final = (20_000, 20, 50)
+# The objects of a connection live as long as it does: looking at them again and again is what a storm of
+# connects would pay for. The oldest are still looked at, as an application's handlers may leave cycles.
+GC_THRESHOLDS: Final = (20_000, 20, 10)
 DATABASE_FILE: Final = "fastim.db"
 
 
