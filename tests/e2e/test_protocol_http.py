@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.serving import ServerProcess, open_client, rest
+from tests.e2e.serving import ServerProcess, open_client, raw_socket, read_all, rest
 
 numbers = itertools.count()
 
@@ -97,3 +97,14 @@ def test_message_when_its_content_is_no_value_then_400_names_it(
         answer = client.post(f"{path}/messages", content=body, headers=headers)
         assert answer.status_code == 400, answer.text
         assert answer.json()["detail"].startswith("content: ")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_upgrade_when_pipelined_then_what_came_before_is_answered(shared: ServerProcess, count: int) -> None:
+    upgrade = (
+        "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with raw_socket(shared) as connection:
+        connection.sendall(("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * count + upgrade).encode())
+        assert read_all(connection).count(b"HTTP/1.1 200 ") == count

@@ -221,13 +221,12 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def _return_to_front(self, rest: bytes) -> None:
+        if self.busy:
+            self._end_after_answer()  # a client that pipelines an upgrade: what came before is answered
+            return
         self._set_deadline(0)
         self._set_write_deadline(False)
         self.connections.discard(self)
-        if self.busy:
-            self._abandon()
-            self.transport.close()  # the answer before is not out yet: a client that pipelines an upgrade
-            return
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += (name + b": " + value for name, value in self.headers)
