@@ -23,7 +23,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 1_048_576
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+_FORWARDED: Final = frozenset(
+    {b"forwarded", b"via", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
 
 
 def has_key(scope: Scope, key: bytes) -> bool:
@@ -41,9 +43,21 @@ def has_key(scope: Scope, key: bytes) -> bool:
 
 
 def is_local(scope: Scope) -> bool:
-    """Tell whether a request comes from this machine, and not through a proxy on it."""
+    """Tell whether a request comes from this machine, and not through a proxy or a page in a browser on it.
+
+    A proxy names itself, or speaks HTTP/1.0 as nginx does unless told otherwise. A page elsewhere may have
+    bound its own name to 127.0.0.1 (DNS rebinding): the name in Host must be one that nobody else can have.
+    """
     client = scope.get("client")
-    if not client or any(name in _FORWARDED for name, _ in scope["headers"]):
+    if not client or scope.get("http_version") == "1.0":
+        return False
+    host = b""
+    for name, value in scope["headers"]:
+        if name in _FORWARDED:
+            return False
+        if name == b"host":
+            host = value
+    if not _is_own_name(host.decode("latin-1")):
         return False
     try:
         address = ipaddress.ip_address(client[0])
@@ -51,6 +65,21 @@ def is_local(scope: Scope) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def _is_own_name(host: str) -> bool:
+    """Whether a Host is an address or a name without a dot, which nobody can have registered."""
+    name, _, port = host.rpartition(":")
+    if not name or port.endswith("]"):
+        name = host
+    name = name.lower().strip("[]")
+    if "." not in name:
+        return bool(name)
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name.endswith(".localhost")
+    return True
 
 
 class Gate:
