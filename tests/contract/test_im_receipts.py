@@ -166,3 +166,21 @@ async def test_marks_when_the_server_stops_then_the_open_window_is_stored(tmp_pa
     members = (await ann.ask("members", {"conversation": room}))["members"]
     assert [m["delivered"] for m in members] == [0, 1]
     await close_world(world)
+
+
+async def test_read_receipts_when_the_store_is_behind_then_held_back_and_refused(tmp_path: Path) -> None:
+    world = await open_world(tmp_path / "im.db", pause_writes=4, max_writes=8)
+    ann, bob, room = await pair(world)
+    for _ in range(30):
+        await ann.ask("message", {"conversation": room, "content": "x"})
+        await world.settle()
+    bob.feed_batch([["read_receipt", {"conversation": room, "seq": 1 + i}, 100 + i] for i in range(20)])
+    world.turn()
+    assert world.store.queued_count == 8
+    assert world.messaging.stats()["sessions_held_back"] == 1
+    answers = [await bob.answer(100 + i) for i in range(20)]
+    assert [answer[0] for answer in answers] == ["ok"] * 8 + ["error"] * 12
+    assert {answer[1]["code"] for answer in answers[8:]} == {"unavailable"}
+    await world.advance(50)
+    assert world.messaging.stats()["sessions_held_back"] == 0
+    await close_world(world)

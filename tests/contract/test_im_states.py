@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastim._core.hub import Encoding
+from fastim.im.presence import Presence
 from tests.contract.im_world import AnswerError, Client, World, close_world, open_world
 
 
@@ -427,3 +428,37 @@ async def test_presence_when_a_user_has_many_devices_then_each_change_counts(wor
             await device.leave()
     await world.advance(11_000)
     assert presence(ann)[-1] == ("bob", "offline")
+
+
+async def test_presence_when_a_device_floods_changes_then_the_subscribers_are_looked_for_once_a_window(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob, room = await pair(world)
+    await ann.ask("presence_subscribe", {"conversation": room})
+    await world.advance(200)
+    looks = 0
+    find = Presence._subscribers
+
+    def counting(presence: Presence, user: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return find(presence, user)
+
+    monkeypatch.setattr(Presence, "_subscribers", counting)
+    before = len(ann.bodies("state_batch"))
+    for number in range(500):
+        bob.send("presence", {"status": ("busy", "away")[number % 2]}, ask=False)
+    assert looks == 1
+    await world.advance(300)
+    assert looks == 2
+    told = [update["status"] for body in ann.bodies("state_batch")[before:] for update in body["updates"]]
+    assert told == ["busy", "away"]
+
+
+async def test_presence_when_removed_while_the_members_are_read_then_forbidden(world: World) -> None:
+    ann, bob, room = await pair(world)
+    ref = bob.send("presence_subscribe", {"conversation": room})
+    ann.send("conversation_update", {"conversation": room, "remove": ["bob"]})
+    answer = await bob.answer(ref)
+    assert answer[0] == "error"
+    assert answer[1]["code"] == "forbidden"

@@ -96,9 +96,8 @@ class Delivery:
             retry_after_ms = options.limit_message(session)
             if retry_after_ms:
                 raise LimitExceeded("too many messages", retry_after_ms)
-        queued = domain.store.queued_count
-        if queued >= options.pause_writes:
-            self._hold_back(session, queued)
+        if domain.store.queued_count >= options.pause_writes:
+            self.hold_back(session)
         conversation = membership.conversation
         domain.store.submit(
             Append(
@@ -117,11 +116,15 @@ class Delivery:
         )
         return DEFERRED
 
-    def _hold_back(self, session: Session, queued: int) -> None:
-        """The store is behind: read no more from who sends, and past the bound take nothing."""
+    def hold_back(self, session: Session) -> None:
+        """The store is behind: read no more from who writes, and past the bound take nothing.
+
+        Raises:
+            RequestError: ``unavailable``.
+        """
         if session not in self._paused and self._domain.hub.pause(session.handle):
             self._paused[session] = None
-        if queued >= self._domain.options.max_writes:
+        if self._domain.store.queued_count >= self._domain.options.max_writes:
             raise unavailable()
 
     def tick(self) -> None:

@@ -11,6 +11,7 @@ from fastim.im.conversation import Conversation
 from fastim.im.delivery import bad_request
 from fastim.im.domain import Domain, forbidden
 from fastim.im.inbox import conversation_body, public_body
+from fastim.im.pages import Pages
 from fastim.im.session import Session
 from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord, MemberRecord, MembershipRecord
@@ -33,14 +34,18 @@ class Conversations:
 
     Args:
         domain: The shared state.
+        pages: Gives large answers their turns.
         on_removed: Called for each loaded user who is no member any more, before the membership goes.
         on_restored: Called with a seq for each who is one again since the removal failed: what follows the
             seq was not delivered.
     """
 
-    __slots__ = ("_domain", "_joining", "_on_removed", "_on_restored")
+    __slots__ = ("_domain", "_joining", "_on_removed", "_on_restored", "_pages")
 
-    def __init__(self, domain: Domain, on_removed: RemovedHook, on_restored: RestoredHook) -> None:
+    def __init__(
+        self, domain: Domain, pages: Pages, on_removed: RemovedHook, on_restored: RestoredHook
+    ) -> None:
+        self._pages = pages
         self._on_restored = on_restored
         self._domain = domain
         self._on_removed = on_removed
@@ -81,11 +86,12 @@ class Conversations:
 
     async def members(self, session: Session, body: Members, ref: int | None) -> dict[str, Any]:
         """Serve ``members``."""
-        membership = self._domain.member_of(session, body.conversation)
         limit = body.limit or DEFAULT_LIMIT
-        key = membership.conversation.key
-        records = await self._domain.store.member_records(key, limit + 1, body.after or "")
-        self._domain.member_of(session, body.conversation)
+        async with self._pages.turn(session):
+            key = self._domain.member_of(session, body.conversation).conversation.key
+            records = await self._domain.store.member_records(key, limit + 1, body.after or "")
+            # Read while the asker was removed: not theirs any more.
+            self._domain.member_of(session, body.conversation)
         members = [self._member_body(record) for record in records[:limit]]
         return {"members": members, "more": len(records) > limit}
 

@@ -81,7 +81,7 @@ class Messaging:
         self._pages = Pages(domain)
         self._history = HistoryReader(domain, self._pages)
         self._inbox = Inbox(domain, self._pages)
-        self._conversations = Conversations(domain, self._on_removed, self._on_restored)
+        self._conversations = Conversations(domain, self._pages, self._on_removed, self._on_restored)
         self._ended = Sessions(options.session_life_s * NS_PER_S, options.max_sessions)
         self.on_commit: Callable[[Sequence[Write]], None] = self._delivery.on_commit
         """Answers and delivers a committed batch; given to ``store.open``."""
@@ -313,6 +313,8 @@ class Messaging:
 
     def _read_receipt(self, session: Session, body: bodies.ReadReceipt, ref: int | None) -> object:
         membership = self._domain.member_of(session, body.conversation)
+        if self._domain.store.queued_count >= self._domain.options.pause_writes:
+            self._delivery.hold_back(session)
         return DEFERRED if self._receipts.read(session, membership, body.seq, ref) else {}
 
     def _set_typing(self, session: Session, body: bodies.Typing, ref: int | None) -> dict[str, Any]:
@@ -325,15 +327,18 @@ class Messaging:
         self._presence.change(session, Status[body.status.upper()], metadata)
         return {}
 
-    def _subscribe(self, session: Session, body: bodies.PresenceSubscribe, ref: int | None) -> object:
-        if body.users is not None:
+    async def _subscribe(
+        self, session: Session, body: bodies.PresenceSubscribe, ref: int | None
+    ) -> dict[str, Any]:
+        async with self._pages.turn(session):
+            if body.users is not None:
+                if body.unsubscribe:
+                    return self._presence.unsubscribe_users(session, body.users)
+                return await self._presence.subscribe_users(session, body.users)
+            conversation = self._domain.member_of(session, body.conversation or "").conversation
             if body.unsubscribe:
-                return self._presence.unsubscribe_users(session, body.users)
-            return self._presence.subscribe_users(session, body.users)
-        conversation = self._domain.member_of(session, body.conversation or "").conversation
-        if body.unsubscribe:
-            return self._presence.unsubscribe_conversation(session, conversation)
-        return self._presence.subscribe_conversation(session, conversation)
+                return self._presence.unsubscribe_conversation(session, conversation)
+            return await self._presence.subscribe_conversation(session, conversation)
 
     def _ping(self, session: Session, body: bodies.Ping, ref: int | None) -> dict[str, Any]:
         return {"time": self._domain.time_ms()}

@@ -64,9 +64,11 @@ class Presence:
     __slots__ = (
         "_domain",
         "_last_seen",
+        "_late",
         "_leaving",
         "_roster_users",
         "_rosters",
+        "_told",
         "_watched",
         "_watchers",
         "_windows",
@@ -80,6 +82,8 @@ class Presence:
         self._watchers: dict[str, set[Session]] = {}  # user id → subscribed connections
         self._watched: dict[Session, _Watched] = {}
         self._windows: dict[Session, _Window] = {}
+        self._told: dict[User, int] = {}  # users told of just now, and until when; the earliest first
+        self._late: dict[User, None] = {}  # those of them who changed since
         self._rosters: OrderedDict[Conversation, tuple[int, frozenset[str]]] = OrderedDict()
         self._roster_users = 0
         self.muted = False  # a server that goes tells nobody that everybody left
@@ -168,6 +172,14 @@ class Presence:
             user.metadata = None
             self._notify(user)
             self._domain.drop_user(user)
+        while self._told:
+            user, until_ns = next(iter(self._told.items()))
+            if until_ns > now_ns:
+                break
+            del self._told[user]
+            if user in self._late:
+                del self._late[user]
+                self._tell(user, now_ns)
         if self._windows:
             for session in [s for s, window in self._windows.items() if window.until_ns <= now_ns]:
                 self._close_window(session, now_ns)
@@ -203,13 +215,27 @@ class Presence:
         return found
 
     def _notify(self, user: User) -> None:
-        """Tell the subscribers: at once, or at the end of the window that is open for one."""
+        """Tell the subscribers: at once, or at the window's end.
+
+        A window of the user's own bounds what a flood of changes costs: finding the subscribers takes as long
+        as there are subscribers.
+        """
+        now_ns = self._domain.clock_ns()
+        if self._told.get(user, 0) > now_ns and user.status != Status.OFFLINE:
+            self._late[user] = None
+            return
+        self._told.pop(user, None)
+        self._late.pop(user, None)
+        self._tell(user, now_ns)
+
+    def _tell(self, user: User, now_ns: int) -> None:
+        """Tell each subscriber: at once, or at the end of the window that is open for it."""
         if not self._watched or self.muted:
             return
+        self._told[user] = now_ns + self._domain.options.window_ms * NS_PER_MS
         subscribers = self._subscribers(user)
         if not subscribers:
             return
-        now_ns = self._domain.clock_ns()
         until_ns = now_ns + self._domain.options.window_ms * NS_PER_MS
         update = {"type": "presence", **self._update(user), "time": self._domain.time_ms()}
         packets: dict[int, bytes] = {}
@@ -249,8 +275,9 @@ class Presence:
     async def subscribe_conversation(self, session: Session, conversation: Conversation) -> dict[str, Any]:
         """Subscribe to all members, later ones too; the answer holds the first 500, present ones first."""
         roster = await self._roster(conversation)
+        self._domain.member_of(session, conversation.id)  # the roster took its time
         watched = self._watch(session, 1)
-        if watched is not None and session.user is not None and session.user.membership(conversation.id):
+        if watched is not None:
             watched.conversations.add(conversation)
             conversation.more().watchers.add(session)
         loaded = self._domain.users
