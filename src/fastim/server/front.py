@@ -81,6 +81,10 @@ class Front:
             self.refusals[refusal.status] = self.refusals.get(refusal.status, 0) + 1
             self._hub.respond(handle, handshake.problem_response(refusal), now_ns)
 
+    def refused(self, peer: str, now_ns: int) -> None:
+        """Note that an address showed a bad token."""
+        self._blocked.refused(peer, now_ns)
+
     def _hand_over(self, handle: int) -> None:
         service = self._service
         if service.http is None or not service.http.make_room():
@@ -108,7 +112,7 @@ class Front:
         try:
             claims = self._claims(head)
         except RequestError as error:
-            self._blocked.refused(peer, now_ns)
+            self.refused(peer, now_ns)
             raise Refusal(401, error.message, (("WWW-Authenticate", "Bearer"),)) from None
         deflate = None
         if options.deflate_window_bits:

@@ -293,7 +293,12 @@ class Service:
         hello = decode_body(body, bodies.Hello, connection.encoding)
         claims: Claims | None = connection.extra
         if hello.token:
-            claims = self.verifier.verify(hello.token, self.time_s())
+            try:
+                claims = self.verifier.verify(hello.token, self.time_s())
+            except RequestError:
+                assert self.front is not None
+                self.front.refused(self.hub.peer(connection.handle), self.clock_ns())
+                raise
         if claims is None:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a token is needed, in hello or in the request's head")
         connection.phase = Phase.ENTERING
@@ -356,6 +361,7 @@ class Service:
             raise RequestError(ErrorCode.UNAUTHORIZED, "token: it belongs to another user")
         connection.exp = self._deadline_s(claims.exp)
         connection.tier = claims.tier
+        self.hub.configure(connection.handle, outbox_bytes=self.options.outbox_bytes.get(claims.tier))
         connection.scope = claims.scope
         connection.warned = False
         connection.answer(ref, {"exp": claims.exp})

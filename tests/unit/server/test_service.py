@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from fastim.guard.bans import BlockList
+from fastim.guard.limits import ConnectLimiter
+from fastim.guard.tokens import issue
 from fastim.server.app import Context, FastIM
-from tests.unit.server.fed_service import Peer, running
+from fastim.server.front import Front, FrontOptions
+from tests.unit.server.fed_service import SECRET, Peer, running
 
 
 async def test_hello_when_not_in_time_then_4014(tmp_path: Path) -> None:
@@ -321,3 +325,43 @@ async def test_requests_when_too_many_wait_for_the_store_then_rate_limited(tmp_p
         assert set(refused) == {"rate_limited"}
         peer.send("history", {"conversation": conversation}, 1)
         assert (await peer.receive())[0] == "ok"
+
+
+async def test_token_when_refreshed_to_another_tier_then_its_outbox_is_the_new_ones(tmp_path: Path) -> None:
+    app = FastIM()
+
+    @app.on("flood")
+    def flood(ctx: Context, body: Any) -> None:
+        for _ in range(4):
+            ctx.emit("drop", "x" * 50_000)
+
+    async with running(tmp_path, app, outbox_bytes={"degraded": 65_536, "standard": 1_048_576}) as world:
+
+        def token(tier: str) -> str:
+            return issue(SECRET, "u", tier=tier, now_s=world.time_s())
+
+        peer = Peer(world)
+        peer.send("hello", {"token": token("degraded")}, 1)
+        assert (await peer.receive())[0] == "ok"
+        peer.send("refresh", {"token": token("standard")}, 2)
+        assert (await peer.receive())[0] == "ok"
+        peer.send("flood", None)
+        assert [(await peer.receive())[0] for _ in range(4)] == ["drop"] * 4
+        peer.send("refresh", {"token": token("degraded")}, 3)
+        assert (await peer.receive())[0] == "ok"
+        peer.send("flood", None)
+        assert not world.service.hub.alive(peer.handle)
+
+
+async def test_hello_when_its_token_is_bad_again_and_again_then_the_address_is_shut_out(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as world:
+        world.front = world.service.front = Front(
+            world.service, FrontOptions(), ConnectLimiter(0, 0), BlockList(True, 3, 1_000_000_000)
+        )
+        peer = Peer(world)
+        for _ in range(4):
+            peer.send("hello", {"token": "bad"}, 1)
+        Peer(world)
+        assert world.front.refusals == {429: 1}
