@@ -42,8 +42,9 @@ def test_data_folder_when_made_then_its_files_are_private(start: Start) -> None:
 
 
 def one_line(stderr: str) -> str:
-    assert "Traceback" not in stderr
-    return stderr.strip().splitlines()[-1]
+    lines = stderr.splitlines()
+    assert len(lines) == 1, stderr
+    return lines[0]
 
 
 def test_second_server_when_on_the_same_folder_then_exit_2_names_the_holder(start: Start) -> None:

@@ -23,7 +23,7 @@ from fastim.server import options
 from fastim.server.drain import drain
 from fastim.server.front import Front
 from fastim.server.handover import MAX_HTTP_CONNECTIONS, HandOver
-from fastim.server.limits_os import RESERVE_COUNT, raise_descriptor_limit
+from fastim.server.limits_os import RESERVE_COUNT, Descriptors, raise_descriptor_limit
 from fastim.server.listener import format_url, open_listener
 from fastim.server.loading import load_application
 from fastim.server.lock import DataLock
@@ -181,15 +181,18 @@ class Server:
         await self.store.close()
 
 
-async def _main(settings: Settings, application: FastIM | None, max_connections: int, lock: DataLock) -> int:
+async def _main(
+    settings: Settings, application: FastIM | None, descriptors: Descriptors, lock: DataLock
+) -> int:
     """Run from start to end; returns how many blocking handlers have not come to theirs."""
     stopping = _catch_signals(asyncio.get_running_loop())
-    server = Server(settings, application, max_connections)
+    server = Server(settings, application, descriptors.max_connections)
     await server.start()
     lock.announce(server.url)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    log.info(descriptors.describe())  # not before: a start that fails says why and nothing else
     log.info("fastim %s, node %s", __version__, server.service.options.node)
     print(f"fastim listening on {server.url}", flush=True)
     number = await stopping
@@ -249,9 +252,8 @@ def serve(settings: Settings, app_path: str | None) -> int:
     descriptors = raise_descriptor_limit(
         settings.limits.max_connections, RESERVE_COUNT + MAX_HTTP_CONNECTIONS
     )
-    log.info(descriptors.describe())
     with DataLock(settings.server.data) as lock, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        left = runner.run(_main(settings, application, descriptors.max_connections, lock))
+        left = runner.run(_main(settings, application, descriptors, lock))
     if left:
         # The interpreter would wait for their threads, however long they block.
         log.warning("%d blocking handlers have not returned; ending without them", left)
