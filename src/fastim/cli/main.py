@@ -199,13 +199,18 @@ def chat(
         fastim chat bob lobby --url wss://chat.example.com/ws --token "$TOKEN"
     """
     settings = read_settings(config, {"server.data": data})
+    from fastim.client.chat import run
+    from fastim.client.options import websocket_url
+
+    try:
+        address = websocket_url(url or default_url(settings))
+    except ValueError as error:
+        raise ConfigError("url", str(error)) from None
     api_key = None
     if token is None:
         token = make_token(settings, user, None, None, None, ["name_conversations"], "1d")
         api_key = read_api_key(settings)
-    from fastim.client.chat import run
-
-    raise typer.Exit(run(url or default_url(settings), token, conversation, user, api_key))
+    raise typer.Exit(run(address, token, conversation, user, api_key))
 
 
 def read_api_key(settings: Settings) -> str:
@@ -247,7 +252,10 @@ def make_token(
     try:
         return issue(secret, user, device, chosen_tier, ttl_s, scope, device_class=chosen_class)
     except ValueError as error:
-        raise ConfigError("token", str(error)) from None
+        fault = str(error)
+        raise ConfigError(
+            "token", fault.replace("sub", "USER", 1) if fault[:4] == "sub " else fault
+        ) from None
 
 
 def choose(flag: str, options: type[Tier] | type[DeviceClass], given: str) -> str:

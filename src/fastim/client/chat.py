@@ -27,6 +27,7 @@ __all__ = ["chat", "run"]
 HISTORY_SHOWN = 20  # messages shown at the start
 LINE_QUEUE = 100  # lines read ahead of the server
 JOIN_TIMEOUT_S = 10.0
+PATIENCE_S = 1.0  # then whoever waits for a connection is told so
 HELP = (
     "/quit leaves, /history shows more, /members who is here, /add USER lets somebody in, //text sends /text"
 )
@@ -68,8 +69,11 @@ async def chat(
         The exit status: 0, or 1 if the server turned us away.
     """
     console = console or Console(highlight=False, soft_wrap=True)
+    no_answer = Text(f"no answer from {url} yet", style="yellow")
+    waiting = asyncio.get_running_loop().call_later(PATIENCE_S, console.print, no_answer)
     try:
         async with connect(url, token=token) as client:
+            waiting.cancel()
             await _enter(client, url, conversation, user, api_key, console)
             terminal = Chat(client, conversation, user, console)
             await terminal.show_history(HISTORY_SHOWN)
@@ -77,6 +81,8 @@ async def chat(
     except (ClientError, RequestError) as error:
         console.print(Text(f"fastim chat: {error}", style="red"))
         return 1
+    finally:
+        waiting.cancel()
     return 0
 
 

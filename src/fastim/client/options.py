@@ -50,11 +50,15 @@ def websocket_url(url: str) -> str:
     """Return ``url`` as a WebSocket address: http becomes ws, https wss, and no path ``/ws``.
 
     Raises:
-        ValueError: The scheme is another one, or there is no host.
+        ValueError: The scheme is another one, there is no host, or the port is none.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ValueError(f"not an http, https, ws or wss address: {url!r} ({error})") from None
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.hostname:
+    if scheme is None or not usable:
         raise ValueError(f"not an http, https, ws or wss address: {url!r}")
     path = "/ws" if parts.path in ("", "/") else parts.path
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))

@@ -84,14 +84,16 @@ def test_token_when_secret_is_configured_then_it_signs_and_no_file_is_made(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "begin"),
     [
-        (["token", ""], "fastim: token: sub needs"),
-        (["token", "x" * 129], "fastim: token: sub needs"),
+        (["token", ""], "fastim: token: USER needs"),
+        (["token", "x" * 129], "fastim: token: USER needs"),
         (["token", "a", "--tier", "gold"], "fastim: tier: 'gold'"),
         (["token", "a", "--class", "fridge"], "fastim: class: 'fridge'"),
         (["token", "a", "--ttl", "soon"], "fastim: ttl: 'soon'"),
         (["token", "a", "--data", "/dev/null"], "fastim: server.data: /dev/null is not a folder"),
         (["token", "a", "--config", "none.toml"], "fastim: config: cannot read none.toml"),
         (["config", "--config", "none.toml"], "fastim: config: cannot read none.toml"),
+        (["chat", "a", "c", "--url", "foo"], "fastim: url: not an http"),
+        (["serve", "--data", ""], "fastim: server.data: must name a folder"),
         (["serve", "--port", "x"], "fastim: server.port: "),
         (["serve", "--port", "70000"], "fastim: server.port: "),
         (["serve", "--tls-cert", "c.pem"], "fastim: server.tls_key: "),

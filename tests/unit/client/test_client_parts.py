@@ -60,7 +60,9 @@ def test_url_when_http_then_becomes_a_websocket_address(url, expected):
     assert websocket_url(url) == expected
 
 
-@pytest.mark.parametrize("url", ["", "h:1", "ftp://h", "http://"])
+@pytest.mark.parametrize(
+    "url", ["", "h:1", "ftp://h", "http://", "http://h:99999", "http://h:0", "http://[::1"]
+)
 def test_url_when_it_is_none_then_raises(url):
     with pytest.raises(ValueError, match="not an http"):
         websocket_url(url)
