@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Callable
@@ -97,7 +99,7 @@ def connect_writer(
     """Open the connection that writes, with the write-ahead log on.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; made if it is not there, for its owner alone, and so are the log and index beside it.
         synchronous: ``full`` syncs at each commit, ``normal`` at checkpoints only.
         cache_kib: Size of the page cache, KiB.
         busy_timeout_ms: How long a locked file is waited for.
@@ -108,6 +110,8 @@ def connect_writer(
     """
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old, 3.37 is needed", temporary=False)
+    with contextlib.suppress(OSError):  # there is one already, or SQLite says why there can be none
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = _connect(path, busy_timeout_ms, cached_statements=256)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()

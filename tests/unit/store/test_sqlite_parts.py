@@ -175,3 +175,14 @@ def test_classify_when_the_disk_is_to_blame_then_not_the_row() -> None:
         error = sqlite3.OperationalError(name)
         error.sqlite_errorcode = getattr(sqlite3, name)
         assert sqlite_schema.classify(error) is sqlite_schema.Fault[fault]
+
+
+def test_file_when_made_then_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    opened = connect_writer(str(path), synchronous="normal", cache_kib=1024, busy_timeout_ms=10)
+    opened.execute("CREATE TABLE a (b)")
+    try:
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+        assert len(list(tmp_path.iterdir())) == 3
+    finally:
+        opened.close()
