@@ -476,6 +476,24 @@ def test_flooders_are_served_in_turn(make_rig: MakeRig) -> None:
     assert max(served.values()) - min(served.values()) <= 30
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_flooders_of_large_messages_do_not_keep_a_neighbour_waiting(make_rig: MakeRig, packed: bool) -> None:
+    rig = make_rig(message_budget=100, tick_messages=512)
+    flooders = [rig.open(f"flooder{i}", deflate=packed) for i in range(20)]
+    neighbour = rig.open("neighbour")
+    text = b"x" * 30_000
+    for flooder in flooders:
+        flooder.send((client_frame(TEXT, deflate(text), rsv=4) if packed else client_frame(TEXT, text)) * 10)
+    neighbour.send(client_frame(TEXT, b"me too"))
+    polls = 0
+    while not any(subject is neighbour.owner for _, subject, _ in rig.events):
+        events = rig.tick()
+        # A thousand packets could be in each.
+        assert sum(len(data) for _, _, data in events if isinstance(data, bytes)) <= 4 * len(text)
+        polls += 1
+        assert polls <= 25
+
+
 def test_last_received_and_peer_are_kept(rig: Rig) -> None:
     peer = rig.open()
     before = rig.hub.last_received_ns(peer.handle)

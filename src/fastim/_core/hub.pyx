@@ -107,7 +107,7 @@ cdef class Hub(FedDriver):
         head_timeout_ns: For the whole head; then 408 (nothing, if nothing came).
         close_timeout_ns: For the close handshake, and for what is begun to go out; then a reset.
         read_budget_bytes: Read from one connection in a tick; at most 65,536.
-        message_budget: Frames of one connection handled in a tick; the rest in turn.
+        message_budget: Frames of one connection handled in a tick; the rest in turn. A large message counts as many.
         tick_messages: Frames of all connections handled in a tick: what bounds its length, as time is not known here.
         outbox_bytes: Default bound of an outbox; past it the connection is closed with `slow_close_code`.
         max_fragments: Frames a message may have (1009 past it); 0: no limit.
@@ -239,7 +239,8 @@ cdef class Hub(FedDriver):
         try:
             self._run_timers()
             half = self._run_ready(half)
-            self._run_sockets(self.tick_messages - self.tick_messages // 2 + half)
+            # A large message may use up more than there was: of the sockets' share it takes nothing.
+            self._run_sockets(self.tick_messages - self.tick_messages // 2 + (half if half > 0 else 0))
         finally:
             self.polling = self.busy = False
         events = self.events

@@ -67,6 +67,10 @@ from fastim._core.wheel cimport WHEEL_NONE
 
 cdef enum:
     ACCEPTS_A_POLL = 128
+    # A message may be a batch: past its first bytes it uses up the budget as if it were so many small frames. Counted
+    # after inflating, as it is served: a thousand packets compress to a hundred bytes.
+    SMALL_BYTES = 512
+    BYTES_A_FRAME = 64
 
 cdef bytes _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
@@ -116,8 +120,9 @@ cdef class Receiver(Sender):
         return 0
 
     cdef int _receive(self, Row *row, uint8_t *p, size_t n, int budget) except -1:
-        """Handle received bytes as the connection's state wants it; returns the frames of the budget used."""
+        """Handle received bytes as the connection's state wants it; returns how much of the budget was used."""
         if row.state == HEAD:
+            self.received_frames += 1
             self._receive_head(row, p, n)
             return 1
         if row.state == OPEN or row.state == CLOSING:
@@ -125,6 +130,7 @@ cdef class Receiver(Sender):
         if row.state == DECIDING:
             keep_left(&row.inbound, p, n)
             return 0
+        self.received_frames += 1
         return 1  # FINISHING: thrown away
 
     cdef int _receive_head(self, Row *row, uint8_t *p, size_t n) except -1:
@@ -162,25 +168,27 @@ cdef class Receiver(Sender):
         cdef Rules *rules = &self.rules[1 if row.kind & KIND_DEFLATE else 0]
         cdef size_t done = 0
         cdef size_t used
-        cdef int frames = 0
+        cdef int spent = 0  # of the budget
         cdef bint heard = False  # a message of these bytes waits for its answer
         cdef Item item
         if row.inbound != NULL and row.inbound.failed_code:
+            self.received_frames += 1
             self._fail(row, row.inbound.failed_code, row.inbound.failed_why.decode())
             return 1
         while done < n:
             # What was asked before a close frame, or a failure, in the same bytes is answered before the close is
             # sent: its turn is the next poll's. Behind a message p[done] begins a frame.
-            if frames == budget or row.flags & IS_PAUSED or heard and p[done] & 0x0F == OP_CLOSE:
+            if spent >= budget or row.flags & IS_PAUSED or heard and p[done] & 0x0F == OP_CLOSE:
                 keep_left(&row.inbound, p + done, n - done)
                 self._mark_ready(row)
-                return frames
+                return spent
             next_item(&row.inbound, rules, p + done, n - done, &used, &item)
             done += used
-            frames += 1
+            spent += 1
+            self.received_frames += 1
             if item.kind == ITEM_MESSAGE:
                 if row.state == OPEN:
-                    self._message(row, &item)
+                    spent += self._message(row, &item)
                     heard = True
             elif item.kind == ITEM_PING:
                 if row.state == OPEN:
@@ -194,16 +202,16 @@ cdef class Receiver(Sender):
                 keep_failure(&row.inbound, &item)
                 keep_left(&row.inbound, p + done - used, n - done + used)
                 self._mark_ready(row)
-                return frames
+                return spent
             elif item.kind == ITEM_FAIL:
                 self._fail(row, item.code, item.why.decode())
             if row.state == FINISHING:
-                return frames  # the state that p may point into is gone
+                return spent  # the state that p may point into is gone
         if row.inbound != NULL:
             if row.inbound.left != NULL:
                 keep_left(&row.inbound, row.inbound.left + row.inbound.left_offset, 0)
             settle(&row.inbound)
-        return frames
+        return spent
 
     cdef int _mark_ready(self, Row *row) except -1:
         if not row.flags & (IS_READY | IS_PAUSED):
@@ -214,6 +222,7 @@ cdef class Receiver(Sender):
         return 0
 
     cdef int _message(self, Row *row, Item *item) except -1:
+        """Report a message; returns what it uses of the budget beside its frame."""
         cdef bytes data
         if item.compressed:
             try:
@@ -231,7 +240,9 @@ cdef class Receiver(Sender):
         self.events.append(
             (EVENT_TEXT if item.opcode == OP_TEXT else EVENT_BINARY, <object>row.owner, data)
         )
-        return 0
+        if len(data) <= SMALL_BYTES:
+            return 0
+        return <int>((len(data) - SMALL_BYTES) // BYTES_A_FRAME)
 
     cdef int _closed_by_peer(self, Row *row, Item *item) except -1:
         """Section 5.5.1: answer with the same code; the server ends the stream first."""
@@ -243,7 +254,7 @@ cdef class Receiver(Sender):
         return self._finish(row)
 
     cdef int _read(self, Row *row, int budget) except -1:
-        """Read once from a socket and handle what came; returns the frames used."""
+        """Read once from a socket and handle what came; returns the budget used."""
         cdef ssize_t n = sockets.recv(row.fd, self.receive_buffer, self.read_budget_bytes, 0)
         if n > 0:
             row.received_ns = self.now_ns
@@ -345,14 +356,12 @@ cdef class Receiver(Sender):
 
     cdef int _receive_left(self, Row *row, int budget) except -1:
         cdef Inbound *inbound = row.inbound
-        cdef int used = self._receive(row, inbound.left + inbound.left_offset, inbound.left_size, budget)
-        self.received_frames += <size_t>used
-        return used
+        return self._receive(row, inbound.left + inbound.left_offset, inbound.left_size, budget)
 
     cdef int _run_sockets(self, int budget) except -1:
         """Handle what epoll reports, and first what it reported in the last tick and was not reached."""
         cdef sockets.epoll_event *event
-        cdef int rounds, share, used
+        cdef int rounds, share
         cdef Row *row
         for rounds in range(2):
             while self.wait_next < self.wait_count:
@@ -383,9 +392,7 @@ cdef class Receiver(Sender):
                 if row.flags & (IS_READY | IS_PAUSED):
                     continue  # has bytes waiting, or is not wanted now: the socket keeps the rest
                 share = self.message_budget if self.message_budget < budget else budget
-                used = self._read(row, share)
-                self.received_frames += <size_t>used
-                budget -= used
+                budget -= self._read(row, share)
             if rounds == 1:
                 return 0
             self.wait_next = 0
