@@ -7,11 +7,13 @@ import contextlib
 import json
 import socket
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.serving import ServerProcess, Start, open_client, raw_socket, read_all, rest, wait_until
+from tests.support.visits import frame, hello
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
@@ -20,6 +22,14 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def open_sockets(server: ServerProcess) -> int:
+    count = 0
+    for link in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += str(link.readlink()).startswith("socket:")
+    return count
 
 
 def ask(server: ServerProcess, request: bytes) -> bytes:
@@ -204,9 +214,9 @@ async def test_resume_when_two_connections_bring_one_session_back_at_once_then_o
         session = first.ok["session"]
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(open_client(shared)) for _ in range(5)]
-        hello = {"token": shared.token("twice"), "device": "d", "resume": {"session": session, "seen": {}}}
+        body = {"token": shared.token("twice"), "device": "d", "resume": {"session": session, "seen": {}}}
         for client in clients:
-            await client.send("hello", hello, 1)
+            await client.send("hello", body, 1)
         ends = [asyncio.create_task(client.socket.wait_closed()) for client in clients]
         open_count = len(clients)
         async with asyncio.timeout(10):
@@ -225,15 +235,32 @@ async def test_resume_when_two_connections_bring_one_session_back_at_once_then_o
 def test_descriptors_when_many_connect_and_say_nothing_then_all_come_back(start: Start) -> None:
     server = start(FASTIM_LIMITS__HEAD_TIMEOUT_S="0.5")
 
-    def count() -> int:
-        with httpx.Client(base_url=server.http, trust_env=False) as client:
-            for line in client.get("/metrics").text.splitlines():
-                if line.startswith("process_open_fds "):
-                    return int(float(line.split()[1]))
-        raise AssertionError("no figure")
-
-    before = count()
+    before = open_sockets(server)
     with contextlib.ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(raw_socket(server))
-        wait_until(lambda: count() <= before + 2, "the silent ones are closed")
+        wait_until(lambda: open_sockets(server) <= before + 2, "the silent ones are closed")
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_descriptor_when_a_client_never_takes_its_answers_then_it_comes_back(
+    start: Start, reused: bool
+) -> None:
+    """Also behind a hand-over to HTTP and back, where asyncio's transport has bytes that nobody takes."""
+    server = start("tests.e2e.application:app", FASTIM_LIMITS__CLOSE_TIMEOUT_S="0.5")
+    before = open_sockets(server)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        if reused:
+            connection.sendall(GET + b"\r\n")
+            while b'"ok"' not in connection.recv(4096):
+                pass
+        connection.sendall(hello(server.token("deaf")))
+        while b'"resumed"' not in connection.recv(4096):
+            pass
+        connection.settimeout(1)
+        with contextlib.suppress(OSError):
+            for _ in range(1_000):
+                connection.sendall(frame(0x81, b'["echo","' + b"x" * 50_000 + b'",1]'))
+        wait_until(lambda: open_sockets(server) <= before, "its descriptor is back")

@@ -72,6 +72,7 @@ def service_options(settings: Settings, node: str) -> ServiceOptions:
         heartbeat_timeout_ns=_ns(heartbeat.timeout_s),
         max_message_bytes=limits.max_message_bytes,
         messages_per_minute=limits.messages_per_minute,
+        close_timeout_s=limits.close_timeout_s,
         leeway_s=settings.auth.leeway_s,
         max_unfinished=limits.unfinished_requests,
         packets_per_second=limits.packets_per_second,

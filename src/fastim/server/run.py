@@ -156,6 +156,7 @@ class Server:
                 ssl=context,
                 backlog=server.backlog,
                 ssl_handshake_timeout=self.settings.limits.head_timeout_s,
+                ssl_shutdown_timeout=self.settings.limits.close_timeout_s,
             )
         self.url = format_url(self._listener, server.host, context is not None)
 

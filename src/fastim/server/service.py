@@ -61,6 +61,7 @@ class ServiceOptions:
         max_unfinished: See ``Dispatcher``.
         packets_per_second: Of a connection, before it is read more slowly; 0: no limit.
         outbox_bytes: Bounds of outboxes by tier, where they are not the hub's own.
+        close_timeout_s: For a connection without a socket of the hub's to take what it was sent last.
         leeway_s: How long after ``exp`` a token is still taken.
     """
 
@@ -71,6 +72,7 @@ class ServiceOptions:
     expiry_warning_s: int = 60
     max_message_bytes: int = 102_400
     messages_per_minute: int = 0
+    close_timeout_s: float = 5.0
     leeway_s: int = 10
     max_unfinished: int = 64
     packets_per_second: int = 0

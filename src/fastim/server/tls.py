@@ -109,7 +109,14 @@ class FedBridge(asyncio.Protocol):
             transport.write(data)
         if hub.take_finished(handle):
             self._forget()
-            transport.close()
+            self._end(transport)
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Close after what is still to be written, but do not wait for ever for the peer to take it."""
+        transport.close()
+        if transport.get_write_buffer_size():
+            service = self._service
+            service.loop.call_later(service.options.close_timeout_s, transport.abort)
 
     def hand_over(self, data: bytes) -> None:
         """Give the transport to HTTP; the hub has let the row go."""
