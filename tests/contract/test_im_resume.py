@@ -339,6 +339,20 @@ async def test_acks_when_not_acknowledged_then_sent_again_three_times(world: Wor
     assert world.messaging.stats()["sessions_awaiting_acks"] == 0
 
 
+@pytest.mark.parametrize("content_bytes", [1, 40_000])
+async def test_acks_when_missing_in_many_conversations_then_none_waits_for_another(
+    world: World, content_bytes: int
+) -> None:
+    ann, bob = await world.connect("ann"), await world.connect("bob", acks=True)
+    rooms = [await world.group(ann, ["bob"]) for _ in range(20)]
+    for room in rooms:
+        await say_many(ann, room, 1, "x" * content_bytes)
+    for attempt in range(1, 4):
+        await world.advance(2_500)
+        await world.settle()
+        assert [bob.seqs(room) for room in rooms] == [[1] * (attempt + 1)] * len(rooms)
+
+
 async def test_acks_when_acknowledged_then_never_sent_again(world: World) -> None:
     ann, bob, room = await pair(world, acks=True)
     await ann.say(room)

@@ -120,6 +120,8 @@ class Retries:
 
     def _scan(self, session: Session, now_ns: int) -> None:
         waits = self._waits[session]
+        timeout_ns = self._domain.options.ack_timeout_ms * NS_PER_MS
+        room = -1  # for all that is due now; asked for once, or the first sent again would hold up the rest
         for conversation, wait in list(waits.items()):
             if wait.acked >= wait.newest:
                 del waits[conversation]
@@ -129,21 +131,31 @@ class Retries:
                 wait.acked = max(wait.acked, wait.target)  # given up: the resume's
                 self._restart(wait, now_ns)
             else:
-                wait.due_ns = now_ns + self._domain.options.ack_timeout_ms * NS_PER_MS
-                # While older bytes wait, more of them help nobody; that is no attempt.
-                if self._domain.hub.unsent_bytes(session.handle) == 0:
+                if room < 0:
+                    # While older bytes wait, more of them help nobody; that is no attempt.
+                    if self._domain.hub.unsent_bytes(session.handle):
+                        wait.due_ns = now_ns + timeout_ns
+                        continue
+                    room = self._domain.chunk_bytes(session)
+                if room > 0:  # else it stays due
+                    wait.due_ns = now_ns + timeout_ns
                     wait.attempts += 1
-                    self._send_again(session, conversation, wait)
+                    room = max(0, room - self._send_again(session, conversation, wait))
         if not waits:
             self._waits.pop(session, None)
 
-    def _send_again(self, session: Session, conversation: Conversation, wait: _Wait) -> None:
+    def _send_again(self, session: Session, conversation: Conversation, wait: _Wait) -> int:
+        """Queue what the conversation still waits for; returns the bytes queued."""
         ring = conversation.ring
+        queued = 0
         if ring is None:
-            return
+            return queued
         me, device, handle = session.user_id, session.device, session.handle
         for entry in ring.between(wait.acked, wait.target):
             message = entry[0]
             if sender_of(message) == me and message.device == device:
                 continue  # it got its ok, which does not come twice
-            session.hub.send(handle, self._packet(conversation, entry, session.encoding))
+            packet = self._packet(conversation, entry, session.encoding)
+            session.hub.send(handle, packet)
+            queued += len(packet)
+        return queued
