@@ -12,6 +12,7 @@ import pytest
 
 from fastim._core.hub import Encoding
 from fastim.errors import RequestError, StoreError
+from fastim.guard.limits import MemberLimiter
 from fastim.store.sqlite import SQLiteStore
 from tests.contract.im_world import AnswerError, Client, World, close_world, open_world
 
@@ -455,3 +456,22 @@ async def test_error_when_store_is_closed_then_unavailable(tmp_path: Path) -> No
     ):
         assert await ann.fails(event, body) == "unavailable"
     world.hub.shutdown()
+
+
+async def test_create_when_its_members_are_too_many_for_the_time_then_rate_limited(tmp_path: Path) -> None:
+    limiter = MemberLimiter(100)
+    world = await open_world(
+        tmp_path / "im.db",
+        limit_members=lambda session, count: limiter.attempt(session.user_id, count, world.clock.ns),
+    )
+    ann, bob = await world.connect("ann"), await world.connect("bob")
+    body = {"kind": "group", "members": [f"u{number}" for number in range(59)]}
+    made = await ann.ask("conversation_create", body)
+    assert made["members"] == 60
+    assert await ann.fails("conversation_create", body) == "rate_limited"
+    add = {"conversation": made["conversation"], "add": [f"v{number}" for number in range(50)]}
+    assert await ann.fails("conversation_update", add) == "rate_limited"
+    await bob.ask("conversation_create", body)
+    await world.advance(30_000, step_ms=1_000)
+    await ann.ask("conversation_update", add)
+    await close_world(world)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from fastim._core.limits import SlidingWindow, SlidingWindows, TokenBucket
+from fastim._core.limits import SlidingWindow, SlidingWindows, TokenBucket, TokenBuckets
 
-__all__ = ["ConnectLimiter", "MessageLimiter", "client_network", "packet_bucket"]
+__all__ = ["ConnectLimiter", "MemberLimiter", "MessageLimiter", "client_network", "packet_bucket"]
 
 MINUTE_NS: Final = 60_000_000_000
 MAX_KEYED_LIMIT: Final = 65_535  # of the core's table of windows
@@ -34,6 +34,26 @@ class MessageLimiter:
         if self._windows is None:
             return 0
         return ms_up(self._windows.take(user, now_ns))
+
+
+class MemberLimiter:
+    """How many members a user may put into conversations: each is rows on the disk, and work at each hello.
+
+    Args:
+        per_minute: On average, and at a time; 0: no limit.
+    """
+
+    __slots__ = ("_buckets", "_per_minute")
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets = TokenBuckets(per_minute, per_minute, MINUTE_NS) if per_minute else None
+
+    def attempt(self, user: str, count: int, now_ns: int) -> int:
+        """Count new members and return 0, or return the milliseconds to wait. **Cost**: O(1)."""
+        if self._buckets is None:
+            return 0
+        return ms_up(self._buckets.take(user, min(count, self._per_minute), now_ns))
 
 
 class ConnectLimiter:

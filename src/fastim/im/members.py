@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from fastim.errors import ErrorCode, RequestError
+from fastim.errors import ErrorCode, LimitExceeded, RequestError
 from fastim.im.conversation import Conversation
 from fastim.im.delivery import bad_request
 from fastim.im.domain import Domain, forbidden
@@ -57,6 +57,7 @@ class Conversations:
         """Serve ``conversation_create``."""
         if body.conversation is not None and not self._may_name(session):
             raise RequestError(ErrorCode.FORBIDDEN, f"conversation: needs the scope {NAME_SCOPE}")
+        self._meter(session, 1 + len(body.members))
         return await self.create_as(
             session.user_id,
             body.kind,
@@ -66,6 +67,16 @@ class Conversations:
             client_id=body.client_id,
             origin=session,
         )
+
+    def _meter(self, session: Session, count: int) -> None:
+        """Count members that a client puts into a conversation.
+
+        Raises:
+            LimitExceeded: They are too many for the time.
+        """
+        limit = self._domain.options.limit_members
+        if limit is not None and (retry_after_ms := limit(session, count)):
+            raise LimitExceeded("too many members in a short time", retry_after_ms)
 
     def _may_name(self, session: Session) -> bool:
         return self._domain.options.dev_login or NAME_SCOPE in session.scope
@@ -79,6 +90,7 @@ class Conversations:
             raise bad_request("conversation", "a direct one has its two members and no title")
         if not membership.owner and not (leaving and self._domain.options.allow_leave):
             raise RequestError(ErrorCode.FORBIDDEN, "conversation: only its owner may change it")
+        self._meter(session, 1 + len(body.add))
         record = await self._change(
             conversation.key, conversation.member_count, body.title, body.add, body.remove, session
         )

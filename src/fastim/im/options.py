@@ -43,6 +43,7 @@ class ImOptions:
         pause_writes: With more writes waiting in the store, sessions that send are not read.
         max_writes: With more writes waiting, messages are answered ``unavailable``.
         limit_message: Called for each message; milliseconds until it is welcome, 0: now. None: no limit.
+        limit_members: Likewise for so many members that a session puts into a conversation.
     """
 
     dev_login: bool = False
@@ -68,3 +69,4 @@ class ImOptions:
     pause_writes: int = 16_384
     max_writes: int = 65_536
     limit_message: Callable[[Session], int] | None = None
+    limit_members: Callable[[Session, int], int] | None = None

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fastim.guard.bans import BlockList
-from fastim.guard.limits import ConnectLimiter, MessageLimiter
+from fastim.guard.limits import ConnectLimiter, MemberLimiter, MessageLimiter
 from fastim.im.options import ImOptions
 from fastim.server.front import FrontOptions
 from fastim.server.service import ServiceOptions
@@ -24,6 +24,7 @@ __all__ = [
     "front_options",
     "hub_options",
     "im_options",
+    "member_limit",
     "message_limit",
     "service_options",
     "store_options",
@@ -115,6 +116,19 @@ def message_limit(settings: Settings) -> Callable[[Session], int] | None:
     return wait_ms
 
 
+def member_limit(settings: Settings) -> Callable[[Session, int], int] | None:
+    """Make what tells how long, in milliseconds, a session has to wait to add so many members."""
+    per_minute = settings.limits.members_per_minute
+    if not per_minute:
+        return None
+    attempt = MemberLimiter(per_minute).attempt
+
+    def wait_ms(session: Session, count: int) -> int:
+        return attempt(session.user_id, count, time.monotonic_ns())
+
+    return wait_ms
+
+
 def im_options(settings: Settings) -> ImOptions:
     """Make the domain's options."""
     messaging, presence, session = settings.messaging, settings.presence, settings.session
@@ -140,6 +154,7 @@ def im_options(settings: Settings) -> ImOptions:
         ack_retries=messaging.ack_retries,
         max_writes=settings.store.max_queued,
         limit_message=message_limit(settings),
+        limit_members=member_limit(settings),
     )
 
 

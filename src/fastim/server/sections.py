@@ -224,6 +224,13 @@ class LimitsSettings(Section):
         description="Packets of one connection, averaged, with bursts of twice that; count. Who is over is "
         "read more slowly. 0: no limit (the tick's budgets still protect the neighbours).",
     )
+    members_per_minute: int = Field(
+        default=100_000,
+        ge=0,
+        le=100_000_000,
+        description="Members that one user puts into conversations in 60 s, averaged, with bursts of that "
+        "many; count. 0: no limit.",
+    )
     connects_per_minute: int = Field(
         default=60_000,
         ge=0,
@@ -289,13 +296,15 @@ class LimitsSettings(Section):
         default=100,
         ge=1,
         le=MAX_COUNT,
-        description="Messages taken from one connection before the next one's turn; count.",
+        description="Messages taken from one connection before the next one's turn; a large one counts as "
+        "many; count.",
     )
     tick_messages: int = Field(
         default=512,
         ge=2,
         le=MAX_COUNT,
-        description="Frames of all connections served in one round, which bounds its length; count.",
+        description="Frames of all connections served in one round, which bounds its length; a large one "
+        "counts as many; count.",
     )
 
 
