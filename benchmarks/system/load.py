@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.system.servers import Lab, Server
 
-__all__ = ["SOCKETIO", "deflate_load", "fastim_hello", "flood", "wsload"]
+__all__ = ["SOCKETIO", "deflate_load", "fastim_hello", "flood", "spread_load", "wsload"]
 
 HERE = Path(__file__).parent
 Figures = dict[str, float]
@@ -106,6 +107,14 @@ def deflate_load(lab: Lab, server: Server, count: int, *options: str) -> Figures
     """Run the generator for compressed fan-out; the options are wsload's, see deflate_load.c."""
     words = [build_c("deflate_load"), "--port", str(server.port), "--n", str(count), "--pid", str(server.pid)]
     return run([*lab.pinned(*words, load=True), *options])
+
+
+def spread_load(lab: Lab, server: Server, tokens: Path, conversations: int, seconds: float) -> Figures:
+    """Run the generator whose senders go round all of their conversations, see spread_load.py."""
+    options = {"port": server.port, "pid": server.pid, "conversations": conversations, "secs": seconds}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    module = "benchmarks.system.spread_load"
+    return run(lab.pinned(sys.executable, "-m", module, *words, "--tokens", tokens, load=True))
 
 
 @contextlib.contextmanager

@@ -19,13 +19,17 @@ CONTENT = b'"a message of some sixty-four bytes, as people write them all."'
 IN_FLIGHT = 20_000
 
 
-def fill_store(data: Path, conversations: int, messages: int) -> None:
-    """Make conversations c0, c1, … of the users u0 to u3, u4 to u7, … and spread messages over them."""
+def fill_store(data: Path, conversations: int, messages: int, users: int) -> None:
+    """Make conversations c0, c1, … of the users u0 to u3, u4 to u7, … and spread messages over them.
+
+    Args:
+        users: How many there are; the conversations go round them.
+    """
     make_data_folder(data)
-    asyncio.run(_fill(data / DATABASE_FILE, conversations, messages))
+    asyncio.run(_fill(data / DATABASE_FILE, conversations, messages, users))
 
 
-async def _fill(path: Path, conversations: int, messages: int) -> None:
+async def _fill(path: Path, conversations: int, messages: int, users: int) -> None:
     failures: list[BaseException] = []
 
     def on_commit(writes: Sequence[Write]) -> None:
@@ -36,8 +40,8 @@ async def _fill(path: Path, conversations: int, messages: int) -> None:
     now_ms = time.time_ns() // 1_000_000
     created = []
     for number in range(conversations):
-        users = [f"u{number * MEMBERS + at}" for at in range(MEMBERS)]
-        created.append(store.create_conversation("group", users[0], users[1:], "", now_ms, id=f"c{number}"))
+        names = [f"u{(number * MEMBERS + at) % users}" for at in range(MEMBERS)]
+        created.append(store.create_conversation("group", names[0], names[1:], "", now_ms, id=f"c{number}"))
     keys = [record.key for record, _ in await asyncio.gather(*created)]
     senders = [(await store.member_records(key, 1))[0] for key in keys]
     for number in range(messages):

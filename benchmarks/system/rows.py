@@ -10,7 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.system.load import SOCKETIO, Figures, deflate_load, fastim_hello, flood, wsload
+from benchmarks.system.load import (
+    SOCKETIO,
+    Figures,
+    deflate_load,
+    fastim_hello,
+    flood,
+    spread_load,
+    wsload,
+)
 from benchmarks.system.prepare import fill_store
 from benchmarks.system.servers import FastimServer, Lab, Server, fastim, peer
 from fastim.guard.tokens import issue
@@ -221,23 +229,21 @@ def durable(options: Options) -> Result:
 
 
 def durable_large(options: Options) -> Result:
-    """The same, empty and full, one after the other: the CPU a message is compared."""
-    result = {"empty": durable_small(options)}
+    """Each sender goes round all of its conversations, in an empty store and in a full one."""
+    return {
+        "empty": durable_spread(options, 50, 0),
+        "fastim": durable_spread(options, options.large_conversations, options.stored),
+    }
+
+
+def durable_spread(options: Options, conversations: int, stored: int) -> Figures:
+    users = options.count(200)
     with tempfile.TemporaryDirectory(prefix="fastim-bench-", dir="/var/tmp") as home:
         data = Path(home) / "data"
-        fill_store(data, options.large_conversations, options.stored)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            fastim(options.lab, application=None, data=data) as server,
-        ):
-            result["fastim"] = durable_load(options, server, folder)
-    return result
-
-
-def durable_small(options: Options) -> Figures:
-    with tempfile.TemporaryDirectory() as folder, fastim(options.lab, application=None) as server:
-        create_conversations(server, options.count(200), 4)
-        return durable_load(options, server, folder)
+        fill_store(data, conversations, stored, users)
+        with fastim(options.lab, application=None, data=data) as server:
+            tokens = write_tokens(server, users, home)
+            return spread_load(options.lab, server, tokens, conversations, options.seconds)
 
 
 # -- fairness
