@@ -458,7 +458,8 @@ async def test_presence_when_a_device_floods_changes_then_the_subscribers_are_lo
 async def test_presence_when_removed_while_the_members_are_read_then_forbidden(world: World) -> None:
     ann, bob, room = await pair(world)
     ref = bob.send("presence_subscribe", {"conversation": room})
-    ann.send("conversation_update", {"conversation": room, "remove": ["bob"]})
+    removal = ann.send("conversation_update", {"conversation": room, "remove": ["bob"]})
     answer = await bob.answer(ref)
     assert answer[0] == "error"
     assert answer[1]["code"] == "forbidden"
+    assert (await ann.answer(removal))[0] == "ok"

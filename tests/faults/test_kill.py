@@ -114,6 +114,7 @@ async def test_kill_when_the_answers_were_not_heard_then_the_same_messages_are_d
     bodies: list[dict[str, Any]] = [
         {"conversation": "c", "content": str(n), "client_id": f"d-{n}"} for n in range(200)
     ]
+    await asyncio.wait_for(reader.entered.wait(), 10)
     async with open_client(server, "deaf") as deaf:
         for number, body in enumerate(bodies, 1):
             await deaf.send("message", body, number)

@@ -85,6 +85,7 @@ async def test_members_when_they_stop_reading_then_the_others_get_all_and_they_r
             for n, user in enumerate(stalled_users)
         ]
         reading = [asyncio.create_task(reader.run(server)) for reader in readers]
+        await asyncio.wait_for(asyncio.gather(*(reader.entered.wait() for reader in readers)), 30)
         before_bytes = resident_bytes(server)
         await sender.run(server)
         await asyncio.wait_for(done.wait(), 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -130,6 +131,7 @@ class Reader:
     Attributes:
         seen: The ``seq`` of each message that was delivered, by ``client_id``.
         marks: The read mark that an ``ok`` confirmed, by conversation.
+        entered: Set once messages reach it; those sent before are not delivered to it.
     """
 
     def __init__(
@@ -140,12 +142,14 @@ class Reader:
         self.on_message = on_message
         self.seen: dict[str, int] = {}
         self.marks: dict[str, int] = {}
+        self.entered = asyncio.Event()
 
     async def run(self, server: ServerProcess) -> None:
         """Read until the connection ends."""
         latest: dict[str, int] = {}
         asked: dict[int, tuple[str, int]] = {}
         async with open_client(server, self.user, binary=self.binary) as client:
+            self.entered.set()
             async for event, body, *ref in client.receive_until_closed():
                 if event == "new_message":
                     conversation, seq = body["conversation"], body["seq"]
