@@ -133,6 +133,17 @@ async def test_update_when_not_the_owner_then_forbidden_but_leaving_is_free(worl
     assert changes(ann) == [("changed", room)]
 
 
+async def test_update_when_the_owner_has_left_then_the_longest_member_may_change_it(world: World) -> None:
+    ann, bob = await world.connect("ann"), await world.connect("bob")
+    await world.connect("cem")
+    room = await world.group(ann, ["bob", "cem"])
+    await ann.ask("conversation_update", {"conversation": room, "remove": ["ann"]})
+    body = await bob.ask("conversation_update", {"conversation": room, "title": "Ours"})
+    assert (body["title"], body["members"]) == ("Ours", 2)
+    members = (await bob.ask("members", {"conversation": room}))["members"]
+    assert [(m["user"], m["role"]) for m in members] == [("bob", "owner"), ("cem", "member")]
+
+
 async def test_update_when_leaving_is_not_allowed_then_forbidden(tmp_path: Path) -> None:
     world = await open_world(tmp_path / "im.db", allow_leave=False)
     ann, bob = await world.connect("ann"), await world.connect("bob")

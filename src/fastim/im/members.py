@@ -301,6 +301,10 @@ class Conversations:
             if gone is not None and membership is not None:
                 self._cut(gone, membership)
                 self._tell_removed(gone, record, origin)
+        heir = domain.users.get(record.owner) if removed else None
+        inherited = heir.membership(record.id) if heir is not None else None
+        if inherited is not None:
+            inherited.owner = True  # the owner has left, or owned it before
         conversation = domain.conversations.get(record.key)
         if conversation is not None:
             conversation.update(record)
