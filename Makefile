@@ -3,6 +3,7 @@
 VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
+NODE := tests/compliance/node
 CORE := $(wildcard src/fastim/_core/*.pyx src/fastim/_core/*.pxd) setup.py
 STUBS := $(patsubst src/fastim/_core/%.pyi,fastim._core.%,$(wildcard src/fastim/_core/*.pyi))
 
@@ -69,14 +70,14 @@ clean:
 	find src tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(NODE)/node_modules
 
 $(RUN): pyproject.toml scripts/setup
 	scripts/setup
 	@touch $@
 
 # What tests need includes what running needs.
-$(DEV): pyproject.toml scripts/setup
+$(DEV): pyproject.toml scripts/setup $(NODE)/package-lock.json
 	scripts/setup dev
 	@touch $@ $(RUN)
 

@@ -12,7 +12,19 @@ from pathlib import Path
 
 from benchmarks.system.servers import Lab, Server
 
-__all__ = ["SOCKETIO", "deflate_load", "fastim_hello", "flood", "spread_load", "wsload"]
+__all__ = [
+    "SOCKETIO",
+    "deflate_load",
+    "fastim_hello",
+    "flood",
+    "polling_load",
+    "refused_load",
+    "run",
+    "spread_load",
+    "spread_words",
+    "typing_load",
+    "wsload",
+]
 
 HERE = Path(__file__).parent
 Figures = dict[str, float]
@@ -29,6 +41,7 @@ PATTERNS = {
     "messages": r"\w+: (\d+) msgs in",
     "messages_per_s": r"msgs in [\d.]+ s = (\d+)/s",
     "cpu_us": r"server cpu ([\d.]+) us/msg",
+    "user_us": r"us/msg \(user ([\d.]+) sys",
     "server_busy_percent": r"us/msg .*?busy (\d+)%",
     "lost": r"lost (-?\d+)",
     "p50_us": r"p50 (\d+)",
@@ -36,7 +49,19 @@ PATTERNS = {
     "acks": r"acks: (\d+) of",
     "acks_per_s": r"sent = (\d+)/s",
     "ack_cpu_us": r"server cpu ([\d.]+) us/ack",
+    "pings": r"pings: (\d+) in",
+    "ping_cpu_us": r"server cpu ([\d.]+) us/ping",
     "errors": r"errs (\d+)",
+    "delivered": r"typing: (\d+) of \d+ delivered",
+    "expected": r"typing: \d+ of (\d+) delivered",
+    "sessions_per_s": r"sessions: \d+ in [\d.]+ s = (\d+)/s",
+    "session_cpu_us": r"server cpu ([\d.]+) us/session",
+    "churn_per_s": r"churn: \d+ in [\d.]+ s = (\d+)/s",
+    "requests_per_s": r"requests: \d+ in [\d.]+ s = (\d+)/s",
+    "request_cpu_us": r"server cpu ([\d.]+) us/request",
+    "refused_per_s": r"refused: \d+ in [\d.]+ s = (\d+)/s",
+    "refused": r"refused: (\d+) in",
+    "answered": r"answered (\d+)",
     "load_busy_percent": r"client busy (\d+)%",
     "rss_mb": r"; rss ([\d.]+) MB",
 }
@@ -109,12 +134,91 @@ def deflate_load(lab: Lab, server: Server, count: int, *options: str) -> Figures
     return run([*lab.pinned(*words, load=True), *options])
 
 
-def spread_load(lab: Lab, server: Server, tokens: Path, conversations: int, seconds: float) -> Figures:
+def spread_load(
+    lab: Lab, server: Server, tokens: Path, conversations: int, seconds: float, rate: float = 0.0
+) -> Figures:
     """Run the generator whose senders go round all of their conversations, see spread_load.py."""
-    options = {"port": server.port, "pid": server.pid, "conversations": conversations, "secs": seconds}
+    words = spread_words(server, tokens, conversations, seconds, rate)
+    return run(lab.pinned(*words, load=True))
+
+
+def spread_words(
+    server: Server, tokens: Path, conversations: int, seconds: float, rate: float
+) -> list[str | Path]:
+    options = {
+        "port": server.port,
+        "pid": server.pid,
+        "conversations": conversations,
+        "secs": seconds,
+        "rate": rate,
+        "tokens": tokens,
+    }
     words = [f"--{name}={value}" for name, value in options.items()]
-    module = "benchmarks.system.spread_load"
-    return run(lab.pinned(sys.executable, "-m", module, *words, "--tokens", tokens, load=True))
+    return [sys.executable, "-m", "benchmarks.system.spread_load", *words]
+
+
+@contextlib.contextmanager
+def spread_beside(
+    lab: Lab, server: Server, tokens: Path, conversations: int, seconds: float, rate: float
+) -> Iterator[Figures]:
+    """Run a steady load of durable messages beside the block; its figures are there behind the block."""
+    figures: Figures = {}
+    words = spread_words(server, tokens, conversations, seconds, rate)
+    with subprocess.Popen(lab.pinned(*words, load=True), stdout=subprocess.PIPE, text=True) as process:
+        yield figures
+        figures |= parse(process.communicate()[0])
+
+
+def typing_load(
+    lab: Lab,
+    server: Server,
+    tokens: Path,
+    churn: Path,
+    rate: float,
+    seconds: float,
+    beside: contextlib.AbstractContextManager[Figures] | None = None,
+) -> Figures:
+    """Run the generator of typists, listeners and short visits, see typing_load.py.
+
+    ``beside`` is entered when all are connected: to connect them is no part of the load. Its figures are
+    named ``beside_…``.
+    """
+    options = {
+        "port": server.port,
+        "tokens": tokens,
+        "churn-tokens": churn,
+        "connects": rate,
+        "secs": seconds,
+    }
+    words = [f"--{name}={value}" for name, value in options.items()]
+    command = lab.pinned(sys.executable, "-m", "benchmarks.system.typing_load", *words, load=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        connected = process.stdout.readline()
+        with beside or contextlib.nullcontext({}) as others:
+            output = connected + process.communicate("begin\n", timeout=600)[0]
+    figures = parse(output)
+    if not figures or figures.get("ready", 0) < figures.get("wanted", 0):
+        raise RuntimeError(f"the load failed: {output}")
+    return figures | {f"beside_{name}": value for name, value in others.items()}
+
+
+def polling_load(
+    lab: Lab, server: Server, what: str, tokens: Path, count: int, seconds: float, message_bytes: int = 64
+) -> Figures:
+    """Run the generator of Socket.IO over HTTP long-polling, see polling_load.c.
+
+    Args:
+        what: ``messages`` or ``sessions``.
+    """
+    options = [server.port, count, seconds, server.pid, message_bytes]
+    return run(lab.pinned(build_c("polling_load"), what, *map(str, options), tokens, load=True))
+
+
+def refused_load(lab: Lab, server: Server, seconds: float) -> Figures:
+    """Run the generator that connects from blocked addresses, see refused_load.c."""
+    words = [build_c("refused_load"), str(server.port), str(seconds)]
+    return run(lab.pinned(*words, load=True))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastim.guard.secrets import make_data_folder
-from fastim.server.run import DATABASE_FILE
+from fastim.server.process.run import DATABASE_FILE
 from fastim.store.base import Append, Write
 from fastim.store.sqlite import SQLiteStore
 

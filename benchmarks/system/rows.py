@@ -36,6 +36,7 @@ class Options:
         scale: Of all connection counts; for a quick look, not for figures to quote.
         stored, large_conversations: What durable-large finds in its store.
         idle_members: Of each conversation of the idle connections; all of them are connected.
+        pairs: Of runs with the features on and off.
     """
 
     lab: Lab
@@ -45,6 +46,7 @@ class Options:
     stored: int = 1_000_000
     large_conversations: int = 10_000
     idle_members: int = 4
+    pairs: int = 10
 
     def count(self, connections: int) -> int:
         return max(int(connections * self.scale), 4)
@@ -67,17 +69,21 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: how to measure it and what it has to reach."""
+    """A row: how to measure it and what it has to reach.
+
+    Attributes:
+        once: It takes its own medians, so that one run is enough.
+    """
 
     what: str
     measure: Callable[[Options], Result]
     ratios: Sequence[Ratio]
     peers: Sequence[str] = field(default=())
+    once: bool = False
 
 
-def write_tokens(server: FastimServer, count: int, folder: str) -> Path:
+def write_tokens(secret: bytes, count: int, folder: str) -> Path:
     """Write a token a line, each of its own user: u0, u1, …"""
-    secret = server.secret
     path = Path(folder) / "tokens"
     path.write_text("".join(issue(secret, f"u{number}", ttl_s=86_400) + "\n" for number in range(count)))
     return path
@@ -128,7 +134,7 @@ def fanout(options: Options) -> Result:
         return wsload(lab, "fanout", server, count, *common, *sio)
 
     with tempfile.TemporaryDirectory() as folder, fastim(lab) as server:
-        hello = fastim_hello(write_tokens(server, count, folder))
+        hello = fastim_hello(write_tokens(server.secret, count, folder))
         packet = ["--pre", '["pub",{"text":"', "--post", '"}]']
         result = {"fastim": wsload(lab, "fanout", server, count, *common, *hello, *packet)}
     return result | over_peers(options, ("uws", "socketio"), "fanout", load)
@@ -142,7 +148,7 @@ def deflate(options: Options) -> Result:
         return deflate_load(lab, server, count, *common)
 
     with tempfile.TemporaryDirectory() as folder, fastim(lab) as server:
-        hello = fastim_hello(write_tokens(server, count, folder))
+        hello = fastim_hello(write_tokens(server.secret, count, folder))
         packet = ["--pre", '["pub",{"text":{', "--post", "}}]"]
         result = {"fastim": deflate_load(lab, server, count, *common, *hello, *packet)}
     return result | over_peers(options, ("websockets", "uws"), "deflate", load)
@@ -157,7 +163,7 @@ def echo(options: Options) -> Result:
         return wsload(lab, "echo", server, count, *common, *sio)
 
     with tempfile.TemporaryDirectory() as folder, fastim(lab) as server:
-        hello = fastim_hello(write_tokens(server, count, folder))
+        hello = fastim_hello(write_tokens(server.secret, count, folder))
         packet = ["--pre", '["echo",{"text":"', "--post", '"},1]']
         result = {"fastim": wsload(lab, "echo", server, count, *common, *hello, *packet)}
     return result | over_peers(options, ("limit", "picows", "socketio"), "echo", load)
@@ -172,7 +178,7 @@ def idle(options: Options) -> Result:
     rss_bytes = {}
     for count in (few, many):
         with tempfile.TemporaryDirectory() as folder, fastim(options.lab, application=None) as server:
-            tokens = write_tokens(server, many, folder)
+            tokens = write_tokens(server.secret, many, folder)
             create_conversations(server, many, options.idle_members)
             figures = wsload(options.lab, "idle", server, count, "--hold", "3", *fastim_hello(tokens))
             rss_bytes[count] = figures["idle_rss_mb"] * 1024 * 1024
@@ -189,7 +195,7 @@ def connect(options: Options) -> Result:
         )
 
     with tempfile.TemporaryDirectory() as folder, fastim(lab) as server:
-        hello = fastim_hello(write_tokens(server, count, folder))
+        hello = fastim_hello(write_tokens(server.secret, count, folder))
         result = {"fastim": wsload(lab, "idle", server, count, "--hold", "0.2", *hello)}
     return result | over_peers(options, ("socketio", "uws"), "echo", load)
 
@@ -209,7 +215,7 @@ def durable_load(options: Options, server: FastimServer, folder: str, depth: int
         *("--div", "4", "--ack", '"duplicate"'),
         *("--pre", '["message",{"conversation":"c%d","client_id":"'),
         *("--post", '","content":"a message of some sixty-four bytes, as people write them all."},1]'),
-        *fastim_hello(write_tokens(server, count, folder)),
+        *fastim_hello(write_tokens(server.secret, count, folder)),
     )
     # The marker is in each ok, too.
     figures["deliveries_per_ack"] = figures["messages"] / figures["acks"] - 1
@@ -242,7 +248,7 @@ def durable_spread(options: Options, conversations: int, stored: int) -> Figures
         data = Path(home) / "data"
         fill_store(data, conversations, stored, users)
         with fastim(options.lab, application=None, data=data) as server:
-            tokens = write_tokens(server, users, home)
+            tokens = write_tokens(server.secret, users, home)
             return spread_load(options.lab, server, tokens, conversations, options.seconds)
 
 
@@ -253,7 +259,7 @@ def flooded(options: Options) -> Result:
     """A neighbour's echo while 20 connections write tiny frames as fast as they are taken."""
     packet = ["--pre", '["echo",{"text":"', "--post", '"},1]', "--size", "64", "--depth", "1"]
     with tempfile.TemporaryDirectory() as folder, fastim(options.lab) as server:
-        tokens = write_tokens(server, 20, folder)
+        tokens = write_tokens(server.secret, 20, folder)
         calm = [*packet, "--secs", str(options.seconds), *fastim_hello(tokens)]
         result = {"calm": wsload(options.lab, "echo", server, 1, *calm)}
         with flood(options.lab, server, tokens, 20):

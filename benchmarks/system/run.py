@@ -1,8 +1,10 @@
 """Measure the running server beside its peers and print ratios.
 
     LAB=FOLDER python -m benchmarks.system.run
-        [fanout|deflate|echo|idle|connect|durable|durable-large|flood ...]
-        [--peers uws,picows,socketio,websockets] [--runs 3]
+        [fanout|deflate|echo|idle|connect|durable|durable-large|flood
+         |stalled|typing|resume|refused|drain|features|heartbeat|requests
+         |sio-broadcast|sio-ack|sio-idle|sio-connect|sio-polling ...]
+        [--peers uws,picows,socketio,pysocketio,websockets] [--runs 3]
 
 Server and peers run on CPU 0, the load on CPU 1, one after the other in the same run; deliveries are counted
 at the receiver, CPU time is read from the system. A run in which the load was busy for more than 90 % says
@@ -20,19 +22,53 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.system.heartbeat import HEARTBEAT
 from benchmarks.system.machine import describe, same_congestion_control
-from benchmarks.system.rows import ROWS, Options, Ratio, Row
+from benchmarks.system.requests import REQUESTS
+from benchmarks.system.resilience import RESILIENCE
+from benchmarks.system.rows import ROWS as TRAFFIC
+from benchmarks.system.rows import Options, Ratio, Row
 from benchmarks.system.servers import PEERS, Lab
+from benchmarks.system.socketio import SOCKETIO
+
+ROWS = TRAFFIC | RESILIENCE | HEARTBEAT | REQUESTS | SOCKETIO
 
 SHOWN = {
     "messages_per_s": "messages/s",
     "cpu_us": "CPU µs/message",
     "acks_per_s": "acks/s",
     "ack_cpu_us": "CPU µs/ack",
+    "pings": "pings",
+    "requests_per_s": "requests/s",
+    "request_cpu_us": "CPU µs/request",
+    "ping_cpu_us": "CPU µs/ping",
     "deliveries_per_ack": "deliveries/ack",
     "connects_per_s": "connects/s",
     "connect_cpu_us": "CPU µs/connect",
     "bytes_per_connection": "bytes/connection",
+    "per_member_per_s": "deliveries/s a member",
+    "rss_mb": "MB resident",
+    "grown_mb": "MB grown",
+    "cut_off": "cut off",
+    "sessions_per_s": "sessions/s",
+    "session_cpu_us": "CPU µs/session",
+    "churn_per_s": "other connects/s",
+    "not_heard": "not heard",
+    "server_cpu_s": "s of server CPU",
+    "wall_s": "s",
+    "store_reads": "store reads",
+    "refused_per_s": "refused/s",
+    "cpu_us_refused": "CPU µs/refused",
+    "answered": "answered",
+    "window_s": "s from first to last close",
+    "uneven_percent": "% the worst second is off",
+    "twice": "twice",
+    "away": "not back",
+    "user_us": "user CPU µs/message",
+    "fanout": "user CPU of fan-out on / off",
+    "echo": "user CPU of echo on / off",
+    "fanout_all": "all CPU of fan-out on / off",
+    "echo_all": "all CPU of echo on / off",
     "p50_us": "p50 µs",
     "p99_us": "p99 µs",
     "server_busy_percent": "server busy %",
@@ -40,6 +76,9 @@ SHOWN = {
     "lost": "lost",
     "errors": "errors",
 }
+
+
+HIDDEN_AT_ZERO = frozenset({"errors", "cut_off", "answered"})
 
 
 class Samples:
@@ -98,7 +137,7 @@ def report(row: Row, samples: Samples) -> Iterator[str]:
         parts = []
         for figure, unit in SHOWN.items():
             values = samples.get(f"{server}.{figure}")
-            if values is not None and (figure not in ("lost", "errors") or values.any()):
+            if values is not None and (figure not in HIDDEN_AT_ZERO or values.any()):
                 parts.append(f"{unit} {spread(values)}")
         yield f"  {server}: " + ", ".join(parts)
         busy = samples.get(f"{server}.load_busy_percent")
@@ -119,6 +158,7 @@ def read_options() -> tuple[argparse.Namespace, Options]:
     parser.add_argument("--stored", type=int, default=1_000_000, help="messages of durable-large")
     parser.add_argument("--conversations", type=int, default=10_000, help="of durable-large")
     parser.add_argument("--members", type=int, default=4, help="of each idle connection's conversation")
+    parser.add_argument("--pairs", type=int, default=10, help="of features")
     parser.add_argument("--lab", type=Path, default=Path(os.environ.get("LAB", ".lab")))
     parser.add_argument("--json", type=Path, help="write all samples there, too")
     arguments = parser.parse_args()
@@ -132,6 +172,7 @@ def read_options() -> tuple[argparse.Namespace, Options]:
         arguments.stored,
         arguments.conversations,
         arguments.members,
+        arguments.pairs,
     )
     options.lab.check()
     return arguments, options
@@ -150,7 +191,7 @@ def measure(arguments: argparse.Namespace, options: Options) -> None:
     everything = {}
     for name in arguments.rows or ROWS:
         samples = Samples()
-        for _ in range(arguments.runs):
+        for _ in range(1 if ROWS[name].once else arguments.runs):
             samples.add(ROWS[name].measure(options))
         print("\n".join(report(ROWS[name], samples)), flush=True)
         everything[name] = samples.as_dict()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "FastimServer", "Lab", "Server", "fastim", "peer"]
+__all__ = ["PEERS", "FastimServer", "Lab", "Server", "fastim", "free_port", "peer"]
 
 ROOT = Path(__file__).parents[2]
 PEER_SOURCES = Path(__file__).parent / "peers"
@@ -26,11 +26,13 @@ UNLIMITED = {
     "FASTIM_LIMITS__MESSAGES_PER_MINUTE": "0",
     "FASTIM_LIMITS__CONNECTS_PER_MINUTE": "0",
     "FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS": "0",
+    "FASTIM_LIMITS__PACKETS_PER_SECOND": "0",
     "FASTIM_BANS__AUTOMATIC": "false",
+    "FASTIM_DRAIN__WITHIN_S": "0",
     "FASTIM_SERVER__LOG_LEVEL": "warning",
 }
 
-PEERS = ("limit", "uws", "picows", "websockets", "socketio")
+PEERS = ("limit", "uws", "picows", "websockets", "socketio", "pysocketio")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Lab:
             sys.exit(
                 f"There is no load generator at {self.folder / 'wsload'}.\n"
                 "The lab is a folder with wsload (a WebSocket load generator), limit (a bare C loop),\n"
-                "venv (websockets, uvloop, picows, socketify) and node (socket.io), made by its setup.sh;\n"
-                "name it with LAB=FOLDER or --lab FOLDER."
+                "venv (websockets, uvloop, picows, socketify, python-socketio) and node (socket.io), made\n"
+                "by its setup.sh; name it with LAB=FOLDER or --lab FOLDER."
             )
 
     def pinned(self, *command: str | Path, load: bool = False) -> list[str]:
@@ -119,15 +121,19 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def fastim(
     lab: Lab,
     *,
+    module: str = "fastim",
     application: str | None = "examples.echo_app:app",
     data: Path | None = None,
     settings: Mapping[str, str] | None = None,
+    port: int = 0,
 ) -> Iterator[FastimServer]:
     """Run ``fastim serve`` until the block ends.
 
     Args:
+        module: What is run; another than ``fastim`` takes the same command line.
         data: Its data folder, on a real disk; None: a new one that is removed.
         settings: More environment variables.
+        port: Where it listens; 0: anywhere.
     """
     with contextlib.ExitStack() as stack:
         if data is None:
@@ -135,13 +141,13 @@ def fastim(
             data = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="fastim-bench-", dir="/var/tmp"))
             )
-        words = [sys.executable, "-m", "fastim", "serve", *([application] if application else [])]
+        words = [sys.executable, "-m", module, "serve", *([application] if application else [])]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTIM_")}
         environment |= UNLIMITED | dict(settings or {})
         environment["PYTHONPATH"] = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
         process = stack.enter_context(
             subprocess.Popen(
-                lab.pinned(*words, "--port", "0", "--data", data),
+                lab.pinned(*words, "--port", str(port), "--data", data),
                 stdout=subprocess.PIPE,
                 env=environment,
                 cwd=ROOT,
@@ -156,20 +162,26 @@ def fastim(
 
 
 @contextlib.contextmanager
-def peer(lab: Lab, name: str, mode: str) -> Iterator[Server]:
+def peer(lab: Lab, name: str, mode: str, secret: bytes = b"") -> Iterator[Server]:
     """Run a peer until the block ends.
 
     Args:
-        mode: ``echo``, ``fanout`` or ``deflate`` (fan-out with permessage-deflate).
+        mode: ``echo``, ``fanout``, ``deflate`` (fan-out with permessage-deflate) or, of the peers that speak
+            Socket.IO, ``app``: an application with rooms and acknowledgements, whose users have tokens.
+        secret: What the tokens are signed with.
     """
     port = free_port()
+    program = f"{name}_app" if mode == "app" else f"{name}_server"
     if name == "limit":
         command: list[str | Path] = [lab.folder / "limit", str(port), mode]
     elif name == "socketio":
-        command = ["node", PEER_SOURCES / "socketio_server.js", str(port), mode]
+        command = ["node", PEER_SOURCES / f"{program}.js", str(port), mode]
     else:
-        command = [lab.folder / "venv/bin/python", PEER_SOURCES / f"{name}_server.py", str(port), mode]
-    environment = os.environ | {"NODE_PATH": str(lab.folder / "node/node_modules")}
+        command = [lab.folder / "venv/bin/python", PEER_SOURCES / f"{program}.py", str(port), mode]
+    environment = os.environ | {
+        "NODE_PATH": str(lab.folder / "node/node_modules"),
+        "SECRET": secret.decode(),
+    }
     # Peers tell of each connection that a load generator drops; whoever wonders finds it here.
     log = Path(tempfile.gettempdir()) / f"fastim-bench-{name}.log"
     with (

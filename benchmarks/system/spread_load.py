@@ -1,11 +1,12 @@
 """Durable messages over many conversations: each sender goes round all of its own.
 
     python -m benchmarks.system.spread_load --port P --pid SERVER --tokens FILE --conversations N
-        [--depth 16] [--secs 4]
+        [--depth 16] [--secs 4] [--rate 0]
 
 A connection for each token of the file; connection i is user i, and conversation n has the users n·4 to
 n·4+3, counted round the number of connections. Each connection keeps ``depth`` messages unacknowledged, the
-next one always to the next of its conversations. Prints what ``wsload durable`` prints.
+next one always to the next of its conversations; with a rate no more than so many a second, of all
+together. Prints what ``wsload durable`` prints.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 MEMBERS = 4
 DRAIN_S = 3.0
+PACED_AT_ONCE = 4
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -81,6 +83,29 @@ def server_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def drive_paced(senders: list[Sender], rate: float, seconds: float) -> tuple[int, int, float]:
+    """Send at a rate, whatever is answered when; returns what ``drive`` does."""
+    poll = select.epoll()
+    by_descriptor = {sender.socket.fileno(): sender for sender in senders}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.EPOLLIN)
+    first_id = time.time_ns()
+    turn = cycle(senders).__next__
+    sent = acknowledged = 0
+    begin = time.monotonic()
+    while (now := time.monotonic()) < begin + seconds + DRAIN_S:
+        due = int(min(now - begin, seconds) * rate)
+        while sent < due:
+            count = min(PACED_AT_ONCE, due - sent)
+            turn().post(first_id + sent, count)
+            sent += count
+        for descriptor, _ in poll.poll(0.001):
+            acknowledged += by_descriptor[descriptor].acknowledged()
+        if now > begin + seconds and acknowledged >= sent:
+            break
+    return acknowledged, sent, time.monotonic() - begin
+
+
 def drive(senders: list[Sender], depth: int, seconds: float) -> tuple[int, int, float]:
     """Keep every sender's window full; returns acknowledged, sent and the seconds until the last answer."""
     poll = select.epoll()
@@ -113,6 +138,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--secs", type=float, default=4.0)
+    parser.add_argument("--rate", type=float, default=0.0, help="messages a second; 0: as many as it takes")
     arguments = parser.parse_args()
     tokens = arguments.tokens.read_text().split()
     own: list[list[int]] = [[] for _ in tokens]
@@ -122,7 +148,10 @@ def main() -> None:
     senders = [Sender(arguments.port, token, mine) for token, mine in zip(tokens, own, strict=True)]
     print(f"connect: {len(senders)} ready of {len(tokens)}")
     before_s, own_before_s = server_cpu_s(arguments.pid), time.process_time()
-    acknowledged, sent, seconds = drive(senders, arguments.depth, arguments.secs)
+    if arguments.rate:
+        acknowledged, sent, seconds = drive_paced(senders, arguments.rate, arguments.secs)
+    else:
+        acknowledged, sent, seconds = drive(senders, arguments.depth, arguments.secs)
     cpu_us = (server_cpu_s(arguments.pid) - before_s) * 1e6
     busy = (time.process_time() - own_before_s) / seconds * 100
     print(

@@ -4,7 +4,10 @@ FastimError
 ├── ConfigError                a setting, a file or an address is unusable; names which
 ├── ProtocolError(code)        the peer's bytes break a protocol; ``code`` closes the connection
 ├── RequestError(code)         a packet that cannot be served; answered, the connection stays
-│   └── LimitExceeded          … now; ``retry_after_ms`` says when to come back
+│   ├── LimitExceeded          … now; ``retry_after_ms`` says when to come back
+│   ├── TurnedAway             a hello that is refused; the connection is closed with ``close_code``
+│   │   └── ConnectionRefused  … by the application, with data of its own
+│   └── Unserved(id)           a mistake, of which the client learns the id that stands in the log
 ├── StoreError(temporary)      the store did not take or give what was asked
 └── InternalError              our own mistake
 """
@@ -16,6 +19,7 @@ from enum import IntEnum, StrEnum
 __all__ = [
     "CloseCode",
     "ConfigError",
+    "ConnectionRefused",
     "ErrorCode",
     "FastimError",
     "InternalError",
@@ -23,6 +27,8 @@ __all__ = [
     "ProtocolError",
     "RequestError",
     "StoreError",
+    "TurnedAway",
+    "Unserved",
 ]
 
 
@@ -114,6 +120,54 @@ class LimitExceeded(RequestError):
     def __init__(self, message: str, retry_after_ms: int) -> None:
         super().__init__(ErrorCode.RATE_LIMITED, message)
         self.retry_after_ms = retry_after_ms
+
+
+class TurnedAway(RequestError):
+    """Whoever says hello may not come in: the hello is answered, and the connection closed.
+
+    Args:
+        close_code: What it is closed with; says whether the client comes back by itself.
+        message: As for RequestError; the close frame's reason too.
+        code: Of the answer.
+        retry_after_ms: When to come back, milliseconds; 0: not told.
+    """
+
+    def __init__(
+        self,
+        close_code: CloseCode,
+        message: str,
+        code: ErrorCode = ErrorCode.UNAUTHORIZED,
+        *,
+        retry_after_ms: int = 0,
+    ) -> None:
+        super().__init__(code, message)
+        self.close_code = close_code
+        self.retry_after_ms = retry_after_ms
+
+
+class ConnectionRefused(TurnedAway):
+    """The application does not let a client in; its handlers raise this.
+
+    Args:
+        message: Why; the client is told so.
+        data: What the client is told besides; None: nothing. Any value that the protocol can carry.
+    """
+
+    def __init__(self, message: str = "refused", data: object = None) -> None:
+        super().__init__(CloseCode.UNAUTHORIZED, message)
+        self.data = data
+
+
+class Unserved(RequestError):
+    """A mistake, ours or an application's, is why a packet is not served.
+
+    Args:
+        id: Under which it stands in the log.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(ErrorCode.INTERNAL, f"internal error {id}")
+        self.id = id
 
 
 class StoreError(FastimError):

@@ -94,22 +94,23 @@ class RawWebSocket:
     Args:
         port: Of the server, on this machine.
         extensions: The value of Sec-WebSocket-Extensions to offer.
+        path: What is asked for.
     """
 
-    def __init__(self, port: int, extensions: str = "") -> None:
+    def __init__(self, port: int, extensions: str = "", path: str = "/") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         try:
-            self._shake_hands(port, extensions)
+            self._shake_hands(port, extensions, path)
         except BaseException:
             self._socket.close()
             raise
 
-    def _shake_hands(self, port: int, extensions: str) -> None:
+    def _shake_hands(self, port: int, extensions: str, path: str) -> None:
         offer = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
         self.send(
-            f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             f"Sec-WebSocket-Version: 13\r\n{offer}\r\n".encode()

@@ -14,8 +14,8 @@ import signal
 import time
 
 from fastim._core.hub import EventKind, Hub
-from fastim.server import handshake
-from fastim.server.listener import open_listener
+from fastim.server.front import handshake
+from fastim.server.front.listener import open_listener
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 OUTBOX_BYTES = 4 * MAX_MESSAGE_BYTES  # suites send on without reading first

@@ -20,6 +20,7 @@ from fastim.errors import ErrorCode, RequestError, StoreError
 from fastim.guard.tokens import Claims
 from fastim.im.messaging import DEFERRED, ImOptions, Messaging
 from fastim.im.session import Session
+from fastim.im.sessions import MovedSession
 from fastim.store.base import Store, Write
 from fastim.store.sqlite import SQLiteStore
 from fastim.wire import bodies
@@ -81,6 +82,14 @@ class Client:
             return
         while data := self.world.hub.take(self.handle, 1 << 20):
             self._buffer += data
+        self._parse()
+
+    def take_some(self, max_bytes: int) -> None:
+        """Read so much, also while ``reading`` is off."""
+        self._buffer += self.world.hub.take(self.handle, max_bytes)
+        self._parse()
+
+    def _parse(self) -> None:
         while (frame := self._next_frame()) is not None:
             opcode, payload = frame
             if opcode == 8:
@@ -211,6 +220,7 @@ class World:
             time_ms=self.clock.now_ms,
             spawn=self.spawn,
         )
+        self.session_type = Session
         self.clients: dict[Session, Client] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.failures: list[BaseException] = []
@@ -315,7 +325,7 @@ class World:
         client.handle = self.hub.open_fed("127.0.0.1", self.clock.ns)
         self.hub.feed(client.handle, b"GET /ws HTTP/1.1\r\n\r\n", self.clock.ns)
         self.hub.poll(self.clock.ns)
-        session = Session(self.hub, client.handle, encoding)
+        session = self.session_type(self.hub, client.handle, encoding)
         client.session = session
         assert self.hub.upgrade(client.handle, b"", session, encoding=encoding)
         self.clients[session] = client
@@ -335,6 +345,8 @@ class World:
         scope: tuple[str, ...] = (),
         token_device: str | None = None,
         resume: dict[str, Any] | None = None,
+        moved: MovedSession | None = None,
+        replay: bool = True,
         **fields: Any,
     ) -> dict[str, Any]:
         hello = bodies.Hello(
@@ -342,7 +354,7 @@ class World:
             **fields,
         )
         claims = Claims(user, token_device, None, "standard", frozenset(scope), 2_000_000_000, None)
-        return await self.messaging.attach(client.session, hello, claims)
+        return await self.messaging.attach(client.session, hello, claims, moved, replay=replay)
 
     async def connect(self, user: str, encoding: int = 0, **fields: Any) -> Client:
         client = self.open(encoding)

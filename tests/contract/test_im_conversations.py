@@ -338,7 +338,9 @@ async def test_history_when_messages_are_large_then_cut_at_the_bound(world: Worl
 async def test_history_when_many_pages_are_asked_for_at_once_then_metered_and_all_answered(
     tmp_path: Path,
 ) -> None:
-    world = await open_world(tmp_path / "im.db", hub={"outbox_bytes": 524_288})
+    world = await open_world(
+        tmp_path / "im.db", outbox_bytes={"standard": 700_000}, hub={"outbox_bytes": 700_000}
+    )
     ann = await world.connect("ann")
     room = await world.group(ann, [])
     for _ in range(60):
@@ -445,10 +447,17 @@ async def test_domain_when_everybody_has_gone_then_nothing_is_left(world: World)
     await asyncio.gather(*(client.leave() for client in clients))
     await world.advance(11_000)
     stats = world.messaging.stats()
-    ended = stats.pop("sessions_ended")
-    assert ended == 20
-    kept = {"deliveries", "replayed_messages"}
+    kept = {"presence_kept", *(name for name in stats if name.endswith("_total"))}
+    # Their sessions may come back: the users and the conversation with its ring stay, and nothing else.
+    assert world.messaging.sessions.stats()["detached"] == 20
+    detached = {"users": 20, "conversations": 1, "rings": 1, "ring_bytes": stats["ring_bytes"]}
+    assert {key: value for key, value in stats.items() if value and key not in kept} == detached
+    await world.advance(3_600_000, step_ms=400_000)
+    stats = world.messaging.stats()
     assert {key: value for key, value in stats.items() if value and key not in kept} == {}
+    sessions = world.messaging.sessions.stats()
+    assert sessions["expired_total"] == 20
+    assert sessions["detached"] == sessions["live"] == sessions["detached_bytes"] == 0
 
 
 async def test_error_when_store_is_closed_then_unavailable(tmp_path: Path) -> None:
@@ -461,7 +470,6 @@ async def test_error_when_store_is_closed_then_unavailable(tmp_path: Path) -> No
     assert caught.value.code == "unavailable"
     for event, body in (
         ("history", {"conversation": room}),
-        ("conversations", {}),
         ("members", {"conversation": room}),
         ("conversation_create", {"kind": "group", "members": ["x"]}),
     ):

@@ -12,6 +12,7 @@ import pytest
 
 from fastim._core.hub import Encoding
 from fastim.errors import ErrorCode
+from fastim.im.options import StormOptions
 from fastim.store.sqlite import SQLiteStore
 from tests.contract.im_world import AnswerError, Client, World, close_world, open_world
 
@@ -189,13 +190,7 @@ async def test_stranger_when_touching_a_conversation_then_answered_as_if_there_w
 
 
 async def test_message_when_limit_is_used_up_then_rate_limited_with_time(tmp_path: Path) -> None:
-    left = [2]
-
-    def limit(session: Any) -> int:
-        left[0] -= 1
-        return 0 if left[0] >= 0 else 1234
-
-    world = await open_world(tmp_path / "im.db", limit_message=limit)
+    world = await open_world(tmp_path / "im.db", storm=StormOptions(user_per_minute=2))
     ann = await world.connect("ann")
     room = await world.group(ann, ["bob"])
     await ann.say(room)
@@ -203,7 +198,7 @@ async def test_message_when_limit_is_used_up_then_rate_limited_with_time(tmp_pat
     with pytest.raises(AnswerError) as caught:
         await ann.say(room)
     assert caught.value.body["code"] == ErrorCode.RATE_LIMITED
-    assert caught.value.body["retry_after_ms"] == 1234
+    assert caught.value.body["retry_after_ms"] == 30_000
     await close_world(world)
 
 
@@ -289,6 +284,54 @@ async def test_store_when_too_far_behind_then_unavailable_and_no_hole(tmp_path: 
     stored = [a[1]["seq"] for a in answers if a[0] == "ok"]
     assert stored == list(range(1, 9))
     assert {a[1]["code"] for a in answers if a[0] == "error"} == {"unavailable"}
+    await close_world(world)
+
+
+async def test_store_when_behind_in_bytes_then_held_back_and_at_last_unavailable(tmp_path: Path) -> None:
+    world = await open_world(tmp_path / "im.db", pause_bytes=20_000, max_write_bytes=50_000)
+    ann, _, room = await pair(world)
+    packets = [["message", {"conversation": room, "content": "x" * 9_000}, 100 + i] for i in range(8)]
+    ann.feed_batch(packets)
+    world.turn()
+    assert world.messaging.stats()["sessions_held_back"] == 1
+    answers = [await ann.answer(100 + i) for i in range(8)]
+    assert [answer[0] for answer in answers] == ["ok"] * 6 + ["error"] * 2
+    assert {answer[1]["code"] for answer in answers[6:]} == {"unavailable"}
+    await world.settle()
+    await world.advance(20)
+    assert world.messaging.stats()["sessions_held_back"] == 0
+    assert (world.store.queued_count, world.store.queued_bytes) == (0, 0)
+    assert (await ann.say(room))["seq"] == 7
+    await close_world(world)
+
+
+async def test_message_when_its_sender_is_removed_while_it_waits_then_forbidden(tmp_path: Path) -> None:
+    storm = StormOptions(conversation_per_s=1, conversation_burst=1)
+    world = await open_world(tmp_path / "im.db", storm=storm)
+    ann = await world.connect("ann")
+    bob = await world.connect("bob")
+    room = await world.group(ann, ["bob"])
+    await ann.say(room)
+    ref = bob.send("message", {"conversation": room, "content": "too late"})
+    await ann.ask("conversation_update", {"conversation": room, "remove": ["bob"]})
+    await world.advance(1_100)
+    assert (await bob.answer(ref))[1]["code"] == ErrorCode.FORBIDDEN
+    await world.advance(1_000)
+    assert (await ann.say(room))["seq"] == 2
+    await close_world(world)
+
+
+async def test_message_when_it_waits_then_it_is_of_the_time_of_its_turn(tmp_path: Path) -> None:
+    storm = StormOptions(conversation_per_s=1, conversation_burst=1)
+    world = await open_world(tmp_path / "im.db", storm=storm)
+    ann, bob, room = await pair(world)
+    first = await ann.say(room)
+    refs = [ann.send("message", {"conversation": room, "content": str(n)}) for n in range(2)]
+    await world.advance(2_000)
+    times = [first["time"], *[(await ann.answer(ref))[1]["time"] for ref in refs]]
+    assert [time - times[0] for time in times] == [0, 1_000, 2_000]
+    assert bob.seqs(room) == [1, 2, 3]
+    assert world.messaging.storm_stats()["waited_total"] == 2
     await close_world(world)
 
 

@@ -194,6 +194,88 @@ async def test_resume_when_outbox_is_small_then_metered_and_never_closed(tmp_pat
     await close_world(world)
 
 
+async def test_resume_when_live_messages_of_others_never_end_then_goes_on_beside_them(tmp_path: Path) -> None:
+    """A reader that is always behind: its outbox is never empty, and the replay still has its turns."""
+    world = await open_world(
+        tmp_path / "im.db",
+        replay_chunk_bytes=8192,
+        outbox_bytes={"standard": 400_000},
+        hub={"outbox_bytes": 400_000},
+    )
+    ann, bob, room = await pair(world)
+    other = await world.group(ann, ["bob"])
+    await bob.leave()
+    await say_many(ann, room, 40, "y" * 1000)
+    back = world.open()
+    back.reading = False
+    seen = {room: 0, other: 0}
+    await world.hello(back, "bob", device="d1", resume={"session": bob.hello["session"], "seen": seen})
+    for _ in range(8):  # more than the replay may queue ahead
+        await ann.say(other, "z" * 3000)
+    await world.advance(20)
+    for _ in range(80):
+        await ann.say(other, "z" * 3000)
+        back.take_some(5_000)
+        await world.advance(20)
+        assert world.hub.queued_bytes(back.handle) > 8192
+        if len(back.seqs(room)) == 40:
+            break
+    assert back.seqs(room) == list(range(1, 41))
+    back.reading = True
+    await world.settle()
+    assert back.seqs(other) == list(range(1, back.seqs(other)[-1] + 1))
+    assert back.close_code is None
+    await close_world(world)
+
+
+async def test_resume_when_a_message_is_as_large_as_the_outbox_then_never_closed(tmp_path: Path) -> None:
+    world = await open_world(
+        tmp_path / "im.db", outbox_bytes={"standard": 102_400}, hub={"outbox_bytes": 102_400}
+    )
+    ann, bob, room = await pair(world)
+    other = await world.group(ann, ["bob"])
+    await bob.leave()
+    for _ in range(12):
+        await say_many(ann, room, 1, "y" * 98_000)
+    seen = {room: 0, other: 0}
+    back = await world.connect("bob", device="d1", resume={"session": bob.hello["session"], "seen": seen})
+    live = 0
+    while len(back.seqs(room)) < 12:
+        back.reading = False
+        for _ in range(5):
+            await ann.say(other, "live")
+            live += 1
+            await world.advance(20)
+        back.reading = True
+        await world.advance(20)
+    await world.settle()
+    assert back.seqs(room) == list(range(1, 13))
+    assert back.seqs(other) == list(range(1, live + 1))
+    assert back.close_code is None
+    await close_world(world)
+
+
+async def test_acks_when_more_is_missing_than_the_outbox_holds_then_sent_again_in_parts(
+    tmp_path: Path,
+) -> None:
+    world = await open_world(
+        tmp_path / "im.db", outbox_bytes={"standard": 102_400}, hub={"outbox_bytes": 102_400}
+    )
+    ann, bob, room = await pair(world, acks=True)
+    for _ in range(6):
+        await say_many(ann, room, 1, "y" * 20_000)
+    await world.advance(2_500)
+    await world.settle()
+    assert bob.seqs(room) == [1, 2, 3, 4, 5, 6, 1, 2, 3]
+    assert bob.close_code is None
+    bob.send("ack", {"conversation": room, "seq": 3}, ask=False)
+    await world.advance(2_500)
+    await world.settle()
+    assert bob.seqs(room)[9:] == [4, 5, 6]
+    assert bob.close_code is None
+    await close_world(world)
+
+
 async def test_resume_when_messages_arrive_during_a_slow_replay_then_in_order_once(
     tmp_path: Path,
 ) -> None:
@@ -265,7 +347,7 @@ class SlowLoads(SQLiteStore):
 
 async def test_hello_when_messages_commit_during_its_load_then_none_is_lost(tmp_path: Path) -> None:
     store = SlowLoads(tmp_path / "im.db", synchronous="normal")
-    world = await open_world(tmp_path / "im.db", store=store)
+    world = await open_world(tmp_path / "im.db", store=store, session_life_s=0)
     ann, bob, room = await pair(world)
     await say_many(ann, room, 2)
     await bob.leave()
@@ -412,3 +494,135 @@ async def test_acks_when_not_asked_for_then_nothing_is_sent_again(world: World) 
     await ann.say(room)
     await world.advance(20_000)
     assert bob.seqs(room) == [1]
+
+
+async def test_resume_when_its_ack_is_not_stored_yet_then_it_counts(world: World) -> None:
+    ann = await world.connect("ann")
+    bob = await world.connect("bob", device="b", acks=True)
+    room = await world.group(ann, ["bob"])
+    for _ in range(3):
+        await ann.say(room)
+    bob.send("ack", {"conversation": room, "seq": 2}, ask=False)
+    await bob.leave()
+    bob = await world.connect("bob", device="b", acks=True, resume={"session": bob.hello["session"]})
+    assert bob.seqs(room) == [3]
+    await world.advance(200)
+    await bob.leave()
+    await world.advance(70_000, step_ms=1_000)  # what was kept in memory is gone
+    bob = await world.connect("bob", device="b", resume={"session": bob.hello["session"]})
+    assert bob.seqs(room) == [3]
+
+
+# -- sessions without a connection
+
+
+async def test_resume_when_the_ring_has_what_was_missed_then_the_store_is_not_read(tmp_path: Path) -> None:
+    store = CountingStore(tmp_path / "im.db", synchronous="normal")
+    world = await open_world(tmp_path / "im.db", store=store)
+    ann = await world.connect("ann")
+    users = [f"u{i}" for i in range(40)]
+    clients = [await world.connect(user, device="d", acks=True) for user in users]
+    rooms = [await world.group(ann, users[i : i + 8]) for i in range(0, 40, 8)]
+    for room in rooms:
+        await say_many(ann, room, 3)
+    for index, client in enumerate(clients):
+        client.send("ack", {"conversation": rooms[index // 8], "seq": 2}, ask=False)
+    await world.settle()
+    for client in clients:
+        await client.leave()
+    await world.advance(60_000, step_ms=1_000)  # long after the presence's grace
+    for room in rooms:
+        await say_many(ann, room, 50)
+    reads = store.stats()["reads_total"]
+    for index, (user, client) in enumerate(zip(users, clients, strict=True)):
+        seen = {rooms[index // 8]: 3} if index % 2 else {}
+        resume = {"session": client.hello["session"], "seen": seen}
+        back = await world.connect(user, device="d", resume=resume)
+        assert back.hello["resumed"] is True
+        assert back.seqs(rooms[index // 8]) == list(range(4 if seen else 3, 54))
+    assert store.stats()["reads_total"] == reads
+    await close_world(world)
+
+
+async def test_detached_session_when_members_change_then_it_comes_back_to_what_is(world: World) -> None:
+    ann, bob, room = await pair(world)
+    other = await world.group(ann, ["bob"])
+    bob.send("ack", {"conversation": room, "seq": 0}, ask=False)
+    await bob.leave()
+    await world.advance(20_000)
+    await ann.ask("conversation_update", {"conversation": other, "remove": ["bob"]})
+    new = await world.group(ann, ["bob"])
+    for conversation in (room, other, new):
+        await say_many(ann, conversation, 2)
+    back = await world.connect(
+        "bob", device="d1", resume={"session": bob.hello["session"], "seen": {room: 0, other: 0}}
+    )
+    await world.settle()
+    assert back.hello["resumed"] is True
+    assert (back.seqs(room), back.seqs(other), back.seqs(new)) == ([1, 2], [], [1, 2])
+    assert await back.fails("history", {"conversation": other}) == "forbidden"
+
+
+async def test_detached_session_when_the_grace_is_over_then_its_user_is_offline_and_online_again(
+    world: World,
+) -> None:
+    ann, bob, _ = await pair(world)
+    assert (await ann.ask("presence_subscribe", {"users": ["bob"]}))["users"][0]["status"] == "online"
+    await bob.leave()
+    await world.advance(11_000)
+    assert [u["status"] for body in ann.bodies("state_batch") for u in body["updates"]] == ["offline"]
+    assert (await ann.ask("presence_subscribe", {"users": ["bob"]}))["users"][0]["last_seen"] is not None
+    ann.clear()
+    await world.connect("bob", device="d1", resume={"session": bob.hello["session"]})
+    await world.advance(200)
+    assert [u["status"] for body in ann.bodies("state_batch") for u in body["updates"]] == ["online"]
+
+
+async def test_ack_of_another_connection_when_it_is_the_same_device_then_resume_starts_after_it(
+    world: World,
+) -> None:
+    ann, bob, room = await pair(world)
+    tab = await world.connect("bob", device="d1")
+    await say_many(ann, room, 5)
+    bob.send("ack", {"conversation": room, "seq": 1}, ask=False)
+    tab.send("ack", {"conversation": room, "seq": 4}, ask=False)
+    await world.advance(300)
+    await bob.leave()
+    back = await world.connect("bob", device="d1", resume={"session": bob.hello["session"]})
+    await world.settle()
+    assert back.seqs(room) == [5]
+
+
+async def test_user_when_200_devices_drop_then_each_comes_back_as_it_was(world: World) -> None:
+    """A user with 200 devices: one conversation stays loaded, and each device has its own session."""
+    ann, bob, room = await pair(world)
+    devices = [await world.connect("bob", device=f"device{number}") for number in range(200)]
+    await ann.say(room)
+    for device in devices:
+        await device.leave()
+    await bob.leave()
+    assert world.messaging.sessions.stats()["detached"] == 201
+    await ann.say(room)
+    for number, device in enumerate(devices):
+        resume = {"session": device.hello["session"], "seen": {room: 1}}
+        back = await world.connect("bob", device=f"device{number}", resume=resume)
+        assert back.hello["resumed"] is True
+        assert back.seqs(room) == [2]
+
+
+async def test_resume_when_it_came_back_before_then_what_was_replayed_and_acknowledged_is_not_again(
+    world: World,
+) -> None:
+    ann, bob, room = await pair(world)
+    await bob.leave()
+    await say_many(ann, room, 5)
+    back = await world.connect(
+        "bob", device="d1", resume={"session": bob.hello["session"], "seen": {room: 0}}
+    )
+    assert back.seqs(room) == [1, 2, 3, 4, 5]
+    back.send("ack", {"conversation": room, "seq": 5}, ask=False)
+    await back.leave()  # before the window's end: the store has not heard of it
+    await say_many(ann, room, 2)
+    again = await world.connect("bob", device="d1", resume={"session": bob.hello["session"]})
+    assert again.hello["resumed"] is True
+    assert again.seqs(room) == [6, 7]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastim._core.hub import Encoding
-from fastim.im.presence import Presence
+from fastim.im.watchers import Watchers
 from tests.contract.im_world import AnswerError, Client, World, close_world, open_world
 
 
@@ -99,11 +99,11 @@ async def test_typing_when_repeated_then_told_once(world: World) -> None:
 async def test_typing_when_nothing_follows_then_it_ends_by_itself(world: World) -> None:
     ann, bob, room = await pair(world)
     type_in(bob, room)
-    await world.advance(5_000)
+    await world.advance(4_500)
     type_in(bob, room)  # lives longer
-    await world.advance(5_000)
+    await world.advance(4_500)
     assert typing(ann) == [("bob", True)]
-    await world.advance(1_200)
+    await world.advance(700)
     assert typing(ann) == [("bob", True), ("bob", False)]
     await world.advance(300)
     assert world.messaging.stats()["typing_conversations"] == 0
@@ -151,6 +151,23 @@ async def test_typing_when_many_type_then_twenty_are_named_and_the_rest_counted(
     assert "more" not in ann.bodies("state_batch")[-1]
 
 
+async def test_typing_when_one_is_named_in_the_place_of_another_then_that_one_is_told_too(
+    world: World,
+) -> None:
+    ann, users = await world.connect("ann"), [f"u{i:02}" for i in range(21)]
+    clients = [await world.connect(user) for user in users]
+    room = await world.group(ann, users)
+    for client in clients:
+        type_in(client, room)
+    await world.advance(300)
+    [unnamed] = set(users) - {user for user, _ in typing(ann)}
+    assert unnamed != users[0]
+    clients[0].clear()
+    type_in(clients[0], room, False)
+    await world.advance(200)
+    assert (unnamed, True) in typing(clients[0])
+
+
 async def test_typing_when_removed_from_the_conversation_then_it_ends(world: World) -> None:
     ann, bob, room = await pair(world)
     type_in(bob, room)
@@ -177,6 +194,26 @@ async def test_states_when_the_reader_is_behind_then_dropped_and_answers_are_not
     assert (await ann.answer(ref))[0] == "ok"
     assert ann.close_code is None
     await close_world(world)
+
+
+async def test_states_when_the_reader_is_behind_then_the_latest_of_each_user_waits(world: World) -> None:
+    ann, bob, room = await pair(world)
+    carl = await world.connect("carl")
+    await ann.ask("conversation_update", {"conversation": room, "add": ["carl"]})
+    await ann.ask("presence_subscribe", {"conversation": room})
+    ann.clear()
+    ann.reading = False
+    for number in range(20):
+        type_in(bob, room, number % 2 == 0)
+        await world.advance(120)
+        await carl.ask("presence", {"status": ("busy", "away")[number % 2]})
+        await world.advance(120)
+    type_in(carl, room)
+    await world.advance(120)
+    ann.reading = True
+    await world.settle()
+    assert sorted(typing(ann)) == [("bob", False), ("carl", True)]
+    assert presence(ann) == [("carl", "away")]
 
 
 # -- presence
@@ -437,14 +474,14 @@ async def test_presence_when_a_device_floods_changes_then_the_subscribers_are_lo
     await ann.ask("presence_subscribe", {"conversation": room})
     await world.advance(200)
     looks = 0
-    find = Presence._subscribers
+    tell = Watchers.tell
 
-    def counting(presence: Presence, user: Any) -> Any:
+    def counting(*arguments: Any) -> None:
         nonlocal looks
         looks += 1
-        return find(presence, user)
+        tell(*arguments)
 
-    monkeypatch.setattr(Presence, "_subscribers", counting)
+    monkeypatch.setattr(Watchers, "tell", counting)
     before = len(ann.bodies("state_batch"))
     for number in range(500):
         bob.send("presence", {"status": ("busy", "away")[number % 2]}, ask=False)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastim.errors import ErrorCode, RequestError, StoreError
-from fastim.store.base import Append, ConversationRecord, Mark, Store, Write
+from fastim.store.base import (
+    Append,
+    BanRecord,
+    ConversationRecord,
+    Mark,
+    RevocationRecord,
+    Store,
+    Write,
+)
 from fastim.store.sqlite import SQLiteStore
+from fastim.store.sqlite_schema import connect_writer, migrate, migrations
 
 DAY_MS = 86_400_000
 
@@ -97,9 +107,9 @@ async def test_history_when_read_then_every_field_comes_back(desk: Desk) -> None
     messages, more = await desk.store.history(group.key, after=0, limit=10)
     assert not more
     assert messages == [
-        (first.id, 1, "ann", "d", "own", b"\x00\xff binary", 1, 1000, "c\0ü", None),
-        (second.id, 2, "bob", "d", "text", second.content, 0, 7, None, 1),
-        (messages[2].id, 3, "", "", "text", b"", 0, 8, None, None),
+        (first.id, 1, "ann", "d", "own", b"\x00\xff binary", 1, 1000, "c\0ü", None, 1, None),
+        (second.id, 2, "bob", "d", "text", second.content, 0, 7, None, 1, 2, None),
+        (messages[2].id, 3, "", "", "text", b"", 0, 8, None, None, 3, None),
     ]
 
 
@@ -138,6 +148,110 @@ async def test_replay_when_many_conversations_then_each_is_cut_alone(desk: Desk)
     for (_, after, up_to), messages in zip(wanted[:-1], found[:-1], strict=True):
         assert [message.seq for message in messages] == list(range(after + 1, min(up_to, after + 3) + 1))
     assert found[-1] == []
+
+
+async def test_key_when_messages_commit_then_counts_them_over_all_conversations(desk: Desk) -> None:
+    groups = [await desk.group("ann") for _ in range(3)]
+    writes = [desk.append(groups[n % 3], "ann", b"%d" % n, origin="s" if n % 2 else None) for n in range(300)]
+    await desk.store.flush()
+    keys = [write.key for write in writes]
+    assert keys == list(range(keys[0], keys[0] + 300))
+    messages, _ = await desk.store.history(groups[1].key, after=0, limit=500)
+    assert [(m.key, m.origin) for m in messages] == [(w.key, w.origin) for w in writes[1::3]]
+    duplicate = [desk.append(groups[0], "ann", b"1", client_id="c") for _ in range(2)][1]
+    await desk.store.flush()
+    assert (duplicate.duplicate, duplicate.key) == (True, 0)
+    await desk.reopen()
+    assert desk.store.last_key == keys[-1] + 1
+
+
+async def test_last_key_when_there_is_no_message_then_is_0(desk: Desk) -> None:
+    assert desk.store.last_key == 0
+
+
+async def test_seqs_at_when_asked_for_a_moment_then_tells_where_each_stood(desk: Desk) -> None:
+    groups = [await desk.group("ann") for _ in range(5)]
+    # Of the last two one has no message at all, and one many that came in one go.
+    writes = [desk.append(groups[n % 3], "ann", b"%d" % n) for n in range(60)]
+    writes += [desk.append(groups[3], "ann", b"%d" % n) for n in range(30)]
+    await desk.store.flush()
+    wanted = [(group.key, count) for group, count in zip(groups, (20, 20, 20, 30, 0), strict=True)]
+    for moment in (0, *(write.key for write in writes)):
+        exact = [
+            sum(1 for write in writes if write.conversation == group.key and write.key <= moment)
+            for group in groups
+        ]
+        for limit in (0, 1, 5, 19, 20, 30, 100):
+            expected = [
+                seq if last - seq <= limit else None for seq, (_, last) in zip(exact, wanted, strict=True)
+            ]
+            asked = [(*pair, moment) for pair in wanted]
+            assert await desk.store.seqs_at(asked, limit) == expected
+    # What follows the last seq that is asked for does not count.
+    assert await desk.store.seqs_at([(groups[3].key, 10, 0)] * 300, 10) == [0] * 300
+
+
+async def test_changes_when_conversations_change_then_it_is_known_whose(desk: Desk) -> None:
+    store = desk.store
+    first = await desk.group("ann", "bob")
+    before = store.last_change
+    second = await desk.group("cat", "bob")
+    assert store.last_change == before + 1
+
+    async def changed(since: int) -> set[str]:
+        return {user for user in ("ann", "bob", "cat") if await store.changed_since(desk.keys[user], since)}
+
+    assert await changed(0) == {"ann", "bob", "cat"}
+    assert await changed(before) == {"bob", "cat"}
+    for title, add, remove, whose in (
+        ("t", [], [], {"bob", "cat"}),
+        (None, ["ann"], [], {"ann", "bob", "cat"}),
+        (None, [], ["bob"], {"ann", "bob", "cat"}),
+        ("u", [], [], {"ann", "cat"}),
+    ):
+        before = store.last_change
+        await store.update_conversation(second.key, 2, title, add, remove)
+        assert await changed(before) == whose
+        assert await changed(store.last_change) == set()
+    # What exists already, and what does not exist, is no change; neither is a message.
+    before = store.last_change
+    await store.create_conversation("group", "ann", [], "", 3, id=first.id)
+    with pytest.raises(RequestError):
+        await store.update_conversation(999, 3, "t", [], [])
+    desk.append(first, "ann", b"1")
+    await store.flush()
+    assert store.last_change == before
+    assert await changed(before) == set()
+    await desk.reopen()
+    assert desk.store.last_change == before
+
+
+async def test_epoch_when_processes_begin_then_they_are_known_in_their_order(desk: Desk) -> None:
+    store = desk.store
+    assert await store.begin_epoch("a", [], 100, 0) == ({"a": 1}, {})
+    assert await store.begin_epoch("b", ["/", "/x"], 200, 0) == ({"a": 1, "b": 2}, {"/": 2, "/x": 2})
+    await store.use_namespace("/y", "b")
+    await desk.reopen()
+    store = desk.store
+    # One that goes on where it ended is the same, and the last that used a namespace counts.
+    assert (await store.begin_epoch("b", [], 300, 0)).starts == {"a": 1, "b": 2}
+    known = await store.begin_epoch("c", ["/x"], 400, 0)
+    assert known == ({"a": 1, "b": 2, "c": 3}, {"/": 2, "/x": 3, "/y": 2})
+    await store.use_namespace("/x", "a")
+    assert (await store.begin_epoch("c", [], 400, 300)).starts == {"b": 2, "c": 3}
+    # Where all are forgotten their numbers are not given again.
+    known = await store.begin_epoch("d", [], 900, 800)
+    assert known.starts == {"d": 4}
+    assert known.used["/x"] == 3
+
+
+async def test_left_behind_when_taken_then_is_what_was_left_last_and_once(desk: Desk) -> None:
+    assert await desk.store.take_left_behind() is None
+    await desk.store.leave_behind(b"first")
+    await desk.store.leave_behind(bytes(1_000_000))
+    await desk.reopen()
+    assert await desk.store.take_left_behind() == bytes(1_000_000)
+    assert await desk.store.take_left_behind() is None
 
 
 async def test_client_id_when_repeated_then_nothing_is_stored_twice(desk: Desk) -> None:
@@ -366,3 +480,144 @@ async def test_close_when_writes_wait_then_they_are_stored_and_reported(desk: De
     desk.store = desk.make()
     await desk.open()
     assert (await desk.store.history(group.key, limit=1))[0][0].seq == 50
+
+
+def ban(subject: str, kind: str = "address", until: int = 0, created: int = 1, reason: str = "") -> BanRecord:
+    return BanRecord(kind, subject, until, reason, "operator", created)
+
+
+async def test_bans_when_the_store_is_opened_again_then_those_that_last_are_there(desk: Desk) -> None:
+    for_ever, ended = (
+        ban("192.0.2.0/24", reason="spam é\U0001f600"),
+        ban("192.0.2.1/32", until=100, created=2),
+    )
+    lasting = ban("ann", "user", until=101, created=3)
+    await desk.store.put_bans([lasting, ended, for_ever], 50)
+    await desk.reopen()
+    assert list(await desk.store.bans(100)) == [for_ever, lasting]
+    assert list(await desk.store.bans(99)) == [for_ever, ended, lasting]
+
+
+async def test_bans_when_one_is_put_again_then_it_replaces_the_first_of_its_kind_only(desk: Desk) -> None:
+    await desk.store.put_bans([ban("ann"), ban("ann", "user", reason="first")], 1)
+    await desk.store.put_bans([ban("ann", "user", until=9, reason="second")], 1)
+    assert set(await desk.store.bans(1)) == {ban("ann"), ban("ann", "user", until=9, reason="second")}
+
+
+async def test_bans_when_one_is_removed_then_it_is_gone_and_a_second_time_none_is_found(desk: Desk) -> None:
+    await desk.store.put_bans([ban("192.0.2.0/24"), ban("ann", "user")], 1)
+    assert await desk.store.remove_ban("user", "ann")
+    assert not await desk.store.remove_ban("user", "ann")
+    assert not await desk.store.remove_ban("user", "192.0.2.0/24")
+    assert list(await desk.store.bans(1)) == [ban("192.0.2.0/24")]
+
+
+async def test_bans_when_others_are_put_then_what_has_ended_is_forgotten(desk: Desk) -> None:
+    await desk.store.put_bans([ban("ann", "user", until=10)], 1)
+    await desk.store.put_bans([ban("bob", "user")], 10)
+    assert list(await desk.store.bans(1)) == [ban("bob", "user")]
+
+
+async def test_bans_when_a_text_cannot_be_stored_then_nothing_of_the_call_is(desk: Desk) -> None:
+    with pytest.raises(RequestError) as caught:
+        await desk.store.put_bans([ban("bob", "user"), ban("a\0b", "user")], 1)
+    assert caught.value.code == ErrorCode.BAD_REQUEST
+    assert not await desk.store.bans(1)
+
+
+async def test_reads_when_made_then_counted_by_kind(desk: Desk) -> None:
+    store = desk.store
+    before = store.stats()
+    await store.conversation("nothing")
+    await store.history(1, limit=1)
+    await store.history(1, limit=1)
+    after = store.stats()
+    assert after["reads_total"] - before["reads_total"] == 3
+    assert after["reads_history_total"] - before["reads_history_total"] == 2
+    assert after["reads_conversation_total"] - before["reads_conversation_total"] == 1
+
+
+async def test_cursors_when_devices_are_invented_then_the_latest_thirty_two_are_kept(desk: Desk) -> None:
+    group = await desk.group("ann", "bob")
+    for _ in range(40):
+        desk.append(group, "ann", b'"x"')
+    await desk.store.flush()
+    for number in range(1, 41):
+        desk.mark(group, "bob", device=f"d{number}", delivered=number)
+        desk.mark(group, "ann", device="only", delivered=number)
+        await desk.store.flush()
+    loaded = await desk.store.load_users([("bob", f"d{number}") for number in range(1, 41)])
+    kept = [loaded["bob", f"d{number}"][1][0].device_delivered for number in range(1, 41)]
+    assert kept == [0] * 8 + list(range(9, 41))
+    assert (await desk.store.load_users([("ann", "only")]))["ann", "only"][1][0].device_delivered == 40
+    # One of those that are kept moves on and pushes nobody out.
+    desk.mark(group, "bob", device="d9", delivered=40)
+    await desk.store.flush()
+    loaded = await desk.store.load_users([("bob", "d9"), ("bob", "d10")])
+    assert [loaded["bob", name][1][0].device_delivered for name in ("d9", "d10")] == [40, 10]
+
+
+async def test_cursors_when_the_file_is_from_before_they_were_bounded_then_kept(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    known = migrations()
+    connection = connect_writer(str(path), synchronous="normal", cache_kib=1024, busy_timeout_ms=1000)
+    migrate(connection, lambda: known[:2])
+    connection.execute("INSERT INTO users (id) VALUES ('ann')")
+    connection.execute(
+        "INSERT INTO conversations (id, kind, title, owner, member_count, created)"
+        " VALUES ('c', 'group', '', 1, 1, 0)"
+    )
+    connection.execute("INSERT INTO tails VALUES (1, 9, 0)")
+    connection.execute("INSERT INTO members VALUES (1, 1, 1, 0, 0, 0, 0)")
+    connection.executemany(
+        "INSERT INTO cursors VALUES (1, ?, 1, ?)", [(f"d{number}", number) for number in range(1, 41)]
+    )
+    connection.close()
+    desk = Desk(lambda: SQLiteStore(path, synchronous="normal"))
+    await desk.open()
+    loaded = await desk.store.load_users([("ann", f"d{number}") for number in range(1, 41)])
+    kept = [loaded["ann", f"d{number}"][1][0].device_delivered for number in range(1, 41)]
+    assert kept == [0] * 8 + list(range(9, 41))
+    await desk.store.close()
+
+
+def revocation(subject: str, kind: str = "user", device: str = "", **fields: Any) -> RevocationRecord:
+    given = {"before": 5, "until": 100, "reason": "why", "created": 1, **fields}
+    return RevocationRecord(kind, subject, device, **given)
+
+
+async def test_revocations_when_put_then_read_the_latest_of_each_subject_until_they_end(desk: Desk) -> None:
+    store = desk.store
+    records = [
+        revocation("ann"),
+        revocation("ann", "device", "d", created=2),
+        revocation("j", "token", created=3),
+    ]
+    for record in records:
+        await store.put_revocation(record, 1)
+    assert list(await store.revocations(1)) == records
+    later = revocation("ann", until=200, created=4)
+    await store.put_revocation(later, 1)
+    assert list(await store.revocations(1)) == [*records[1:], later]
+    assert list(await store.revocations(100)) == [later]
+    await store.put_revocation(revocation("bob", until=300, created=5), 100)
+    assert [record.subject for record in await store.revocations(1)] == ["ann", "bob"]
+    assert await store.remove_revocation("user", "bob", "")
+    assert not await store.remove_revocation("user", "bob", "")
+    assert not await store.remove_revocation("user", "ann", "d")
+
+
+async def test_ticket_when_used_by_many_at_once_then_one_is_the_first(desk: Desk) -> None:
+    uses = await asyncio.gather(*(desk.store.use_ticket("t", 100, 1) for _ in range(20)))
+    assert sorted(uses) == [False] * 19 + [True]
+    assert await desk.store.use_ticket("u", 300, 100)  # by then the first has expired, and is forgotten
+    assert not await desk.store.use_ticket("u", 300, 101)
+
+
+async def test_present_when_kept_over_a_restart_then_taken_once(desk: Desk) -> None:
+    assert await desk.store.take_present() == ({}, 0)
+    await desk.store.keep_present({"old": 1}, 5)
+    await desk.store.keep_present({"ann": 2, 'b"\U0001f600': 3}, 7)
+    await desk.reopen()
+    assert await desk.store.take_present() == ({"ann": 2, 'b"\U0001f600': 3}, 7)
+    assert await desk.store.take_present() == ({}, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from tests.e2e.serving import ServerProcess, Start, starting
 
 # What stands in the log when the mistake is ours and not an application's.
 OWN_MISTAKES = ("could not be served", "a tick failed", "background task failed", "Exception in callback")
+
+NEW_CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    " -addext subjectAltName=IP:127.0.0.1"
+)
 
 
 @pytest.fixture
@@ -31,6 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             "FASTIM_LIMITS__HELLO_TIMEOUT_S": "0.5",
             "FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS": "0",
             "FASTIM_LIMITS__MESSAGES_PER_MINUTE": "0",
+            "FASTIM_LIMITS__PACKETS_PER_SECOND": "0",
             "FASTIM_AUTH__TOKEN_IN_URL": "true",
             "FASTIM_SERVER__ALLOWED_ORIGINS": "https://app.example.com",
         },
@@ -40,3 +47,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert server.stop() == 0
     for sign in OWN_MISTAKES:
         assert sign not in server.log()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of our own for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [*NEW_CERTIFICATE.split(), "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key

@@ -30,12 +30,15 @@ WAIT_S = 10.0
 
 CODES = {
     2: "typing",
+    5: "system",
     11: "ok",
     12: "error",
     13: "new_message",
     14: "receipt",
     15: "state_batch",
     21: "server_shutdown",
+    23: "forced_disconnect",
+    28: "conversation",
 }
 
 
@@ -47,6 +50,7 @@ class ServerProcess:
         arguments: Of the command.
         environment: More of it.
         before: A command that runs what follows it in its own place, as ``env`` does.
+        command: What is run.
 
     Attributes:
         port: Where it listens.
@@ -59,6 +63,7 @@ class ServerProcess:
         arguments: tuple[str, ...],
         environment: dict[str, str],
         before: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.data = data
         self.stderr_path = data.parent / f"{data.name}.stderr"
@@ -66,7 +71,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [
                 *before,
-                *COMMAND,
+                *command,
                 "serve",
                 *arguments,
                 "--port",
@@ -163,9 +168,13 @@ def starting(folder: Path) -> Iterator[Start]:
     started: list[ServerProcess] = []
 
     def start(
-        *arguments: str, data: str = "data", before: Sequence[str] = (), **environment: str
+        *arguments: str,
+        data: str = "data",
+        before: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
+        **environment: str,
     ) -> ServerProcess:
-        server = ServerProcess(folder / data, arguments, environment, before)
+        server = ServerProcess(folder / data, arguments, environment, before, command)
         started.append(server)
         return server
 
@@ -278,6 +287,14 @@ def rest(server: ServerProcess, **options: Any) -> httpx.Client:
     return httpx.Client(
         base_url=server.http, headers={"X-API-Key": server.api_key}, trust_env=False, **options
     )
+
+
+def figures(server: ServerProcess) -> dict[str, float]:
+    """What the metrics tell, by name and labels."""
+    with rest(server) as http:
+        lines = http.get("/metrics").text.splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

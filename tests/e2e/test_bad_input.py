@@ -110,14 +110,15 @@ def test_frame_when_bad_then_closed_with_the_code(shared: ServerProcess, raw: Ra
 
 
 def test_message_when_in_ten_thousand_fragments_then_served(shared: ServerProcess, raw: Raw) -> None:
-    text = json.dumps(["hello", {"token": shared.token("fragments")}, 1]).encode()
+    raw.send(0x81, json.dumps(["hello", {"token": shared.token("fragments")}, 1]).encode())
+    assert json.loads(raw.receive()[1])[0] == "ok"
     raw.send(0x01, b"")
-    for byte in text:
+    for byte in b'["echo", "in pieces", 2]':
         raw.send(0x00, bytes([byte]))
     for _ in range(10_000):
         raw.send(0x00, b"")
     raw.send(0x80, b"")
-    assert json.loads(raw.receive()[1])[0] == "ok"
+    assert json.loads(raw.receive()[1]) == ["ok", "in pieces", 2]
 
 
 async def expect_error(client: Client, data: str | bytes, code: str) -> None:

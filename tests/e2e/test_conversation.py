@@ -73,7 +73,7 @@ async def test_hello_when_answered_then_names_what_the_protocol_says(shared: Ser
         assert ok["device"] == "phone"
         assert ok["tier"] == "standard"
         assert ok["resumed"] is False
-        assert ok["heartbeat_ms"] == 30_000
+        assert ok["heartbeat_ms"] == 70_000
         assert ok["limits"] == {"max_message_bytes": 102_400, "messages_per_minute": 0}
         assert ok["session"]
         assert ok["node"]

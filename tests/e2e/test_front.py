@@ -195,7 +195,11 @@ async def test_client_when_without_hello_then_closed_with_4014(shared: ServerPro
 
 
 def test_connects_when_over_the_limit_of_an_address_then_429(start: Start) -> None:
-    server = start(FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS="3", FASTIM_LIMITS__CONNECTS_PER_MINUTE="5")
+    server = start(
+        FASTIM_BANS__ALLOW="",
+        FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS="3",
+        FASTIM_LIMITS__CONNECTS_PER_MINUTE="5",
+    )
     for _ in range(3):
         Raw(server).socket.close()
     with raw_socket(server) as connection:
@@ -208,17 +212,17 @@ def test_connects_when_over_the_limit_of_an_address_then_429(start: Start) -> No
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_connects_when_over_the_limit_of_all_then_429(start: Start) -> None:
+def test_connects_when_over_the_limit_of_all_then_503(start: Start) -> None:
     server = start(FASTIM_LIMITS__CONNECTS_PER_MINUTE_PER_ADDRESS="0", FASTIM_LIMITS__CONNECTS_PER_MINUTE="2")
     for _ in range(2):
         Raw(server).socket.close()
     with raw_socket(server) as connection:
         connection.sendall(HANDSHAKE.format(port=server.port, more="").encode())
-        assert read_all(connection).startswith(b"HTTP/1.1 429 ")
+        assert read_all(connection).startswith(b"HTTP/1.1 503 ")
 
 
-def test_server_when_full_then_503(start: Start) -> None:
-    server = start(FASTIM_LIMITS__MAX_CONNECTIONS="2")
+def test_server_when_no_more_may_enter_then_503(start: Start) -> None:
+    server = start(FASTIM_LIMITS__MAX_CONNECTIONS="1", FASTIM_LIMITS__ENTERING_CONNECTIONS="1")
     first, second = Raw(server), Raw(server)
     with raw_socket(server) as connection:
         connection.sendall(HANDSHAKE.format(port=server.port, more="").encode())

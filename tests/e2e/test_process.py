@@ -96,7 +96,11 @@ def test_database_when_corrupt_then_exit_2(tmp_path: Path) -> None:
 
 
 async def test_sigterm_when_sent_then_the_end_is_in_order(start: Start) -> None:
-    server = start("tests.e2e.application:app", FASTIM_LIMITS__MESSAGES_PER_MINUTE="0")
+    server = start(
+        "tests.e2e.application:app",
+        FASTIM_LIMITS__MESSAGES_PER_MINUTE="0",
+        FASTIM_LIMITS__PACKETS_PER_SECOND="0",
+    )
     with rest(server) as http:
         http.post("/v1/conversations", json={"members": ["a", "b"], "conversation": "c"})
     async with open_client(server, "a") as one, open_client(server, "b", binary=True) as two:
@@ -115,12 +119,12 @@ async def test_sigterm_when_sent_then_the_end_is_in_order(start: Start) -> None:
             elif packet[0] == "error":
                 assert packet[1]["code"] == "unavailable"
                 refused += 1
-        assert (await one.closed())[0] == 1001
+        assert (await one.closed())[0] == 4012
         assert shutdown is not None
         assert shutdown["reconnect"] is True
         assert shutdown["retry_after_ms"] > 0
         assert (await two.receive_event("server_shutdown"))["reconnect"] is True
-        assert (await two.closed())[0] == 1001
+        assert (await two.closed())[0] == 4012
     assert server.wait() == 0
     assert not (server.data / "fastim.db-wal").exists()
     again = start("tests.e2e.application:app")
@@ -131,12 +135,12 @@ async def test_sigterm_when_sent_then_the_end_is_in_order(start: Start) -> None:
             assert record["last_seq"] <= 500 - refused
 
 
-def test_sigterm_when_ending_then_no_new_connections(start: Start) -> None:
-    server = start()
+def test_sigint_when_ending_then_no_new_connections(start: Start) -> None:
+    server = start(FASTIM_DRAIN__QUICK_DEADLINE_S="10")
     raw = Raw(server)  # answers no close frame: the server waits for its deadline
     raw.send(0x81, json.dumps(["hello", {"token": server.token("u")}, 1]).encode())
     raw.receive()
-    server.process.terminate()
+    server.process.send_signal(signal.SIGINT)
     assert b"server_shutdown" in raw.receive()[1]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), 5)
@@ -167,7 +171,7 @@ def test_signal_when_second_then_ends_at_once(start: Start) -> None:
 
 
 async def test_kill_when_messages_were_acknowledged_then_they_are_there_once(start: Start) -> None:
-    server = start(FASTIM_LIMITS__MESSAGES_PER_MINUTE="0")
+    server = start(FASTIM_LIMITS__MESSAGES_PER_MINUTE="0", FASTIM_LIMITS__PACKETS_PER_SECOND="0")
     with rest(server) as http:
         http.post("/v1/conversations", json={"members": ["a", "b"], "conversation": "c"})
     acknowledged: dict[int, str] = {}
@@ -224,7 +228,7 @@ async def test_handler_when_it_runs_at_sigterm_then_its_answer_still_goes_out(st
         server.process.terminate()
         packets = [packet async for packet in client.receive_until_closed()]
         assert ["ok", None, 7] in packets
-        assert (await client.closed())[0] == 1001
+        assert (await client.closed())[0] == 4012
     assert server.wait() == 0
 
 
@@ -234,6 +238,6 @@ async def test_handler_when_it_blocks_for_ever_then_the_server_ends_without_it(s
         await client.send("sleep", 3600, 7)
         assert await client.request("echo", 1) == ["ok", 1]
         server.process.terminate()
-        assert (await client.closed())[0] == 1001
+        assert (await client.closed())[0] == 4012
     assert server.wait() == 0
     assert "1 blocking handlers" in server.log()

@@ -247,6 +247,7 @@ class Rig:
         raise AssertionError("it did not come")
 
     def end(self) -> None:
+        assert self.hub.pools_clean()
         self.hub.shutdown()
         for peer in self.peers:
             if isinstance(peer, SocketPeer):

@@ -476,6 +476,16 @@ def test_flooders_are_served_in_turn(make_rig: MakeRig) -> None:
     assert max(served.values()) - min(served.values()) <= 30
 
 
+def test_messages_when_one_uses_up_more_than_the_budget_then_all_are_served(make_rig: MakeRig) -> None:
+    rig = make_rig(message_budget=10, tick_messages=40)
+    for frames in range(8, 40):  # that the large one counts for: 12 to -20 are left of the budget
+        peer = rig.open(f"large{frames}")
+        peer.send(client_frame(TEXT, b"x") * 10 + client_frame(TEXT, b"y" * (512 + 64 * frames)))
+        rig.tick()
+        rig.tick()
+        assert [len(data) for subject, data in rig.take_events()] == [1] * 10 + [512 + 64 * frames]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_flooders_of_large_messages_do_not_keep_a_neighbour_waiting(make_rig: MakeRig, packed: bool) -> None:
     rig = make_rig(message_budget=100, tick_messages=512)

@@ -29,7 +29,9 @@ def stale_calls(rig: Rig, handle: int, topic: int) -> list[object]:
         hub.alive(handle),
         hub.owner(handle),
         hub.peer(handle),
-        hub.configure(handle, batch=True, outbox_bytes=1),
+        hub.configure(handle, batch=True, outbox_bytes=1, tier=2),
+        hub.admit(handle, 1),
+        hub.dismiss(handle),
         hub.send(handle, b'["no"]'),
         hub.send_message(handle, b"no", False),
         hub.ping(handle, b"no"),
@@ -40,6 +42,7 @@ def stale_calls(rig: Rig, handle: int, topic: int) -> list[object]:
         hub.pause(handle),
         hub.resume(handle),
         hub.queued_bytes(handle),
+        hub.is_behind(handle),
         hub.unsent_bytes(handle),
         hub.want_drained(handle),
         hub.subscribe(topic, handle),
@@ -160,6 +163,23 @@ def test_call_from_on_dirty_is_refused_while_the_hub_works(rig: Rig) -> None:
     assert rig.hub.alive(peer.handle)
 
 
+def test_call_from_on_dirty_is_refused_while_a_close_goes_on(rig: Rig) -> None:
+    refused: list[type] = []
+    peer = rig.open()
+
+    def meddle() -> None:
+        with pytest.raises(RuntimeError) as error:
+            rig.hub.abort(peer.handle)
+        refused.append(error.type)
+
+    rig.rest(peer)
+    rig.on_dirty = meddle
+    assert rig.hub.close(peer.handle, 1000, "", rig.now_ns)
+    assert refused == [RuntimeError]
+    assert rig.hub.connections == 1
+    assert rig.hub.queued_bytes(peer.handle)  # its close frame
+
+
 def test_on_dirty_is_called_once_until_the_flush(rig: Rig) -> None:
     one, two = rig.open(), rig.open()
     rig.rest(one, two)
@@ -167,6 +187,16 @@ def test_on_dirty_is_called_once_until_the_flush(rig: Rig) -> None:
     for peer in (one, two, one):
         rig.hub.send(peer.handle, b'["x"]')
     assert rig.dirty_calls == 1
+
+
+def test_on_dirty_when_a_flush_writes_then_not_called_for_it(rig: Rig) -> None:
+    peer = rig.open()
+    rig.rest(peer)
+    rig.hub.send(peer.handle, b'["x"]')
+    rig.dirty_calls = 0
+    rig.flush()
+    assert rig.dirty_calls == 0
+    assert peer.packets() == [["x"]]
 
 
 def test_on_dirty_when_it_raises_then_nothing_is_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,49 @@ def test_one_frame_larger_than_the_bound_fits_an_empty_outbox(make_rig: MakeRig)
     assert not rig.hub.send(peer.handle, packet(5, 300_000))
 
 
+def test_one_frame_larger_than_the_bound_fits_behind_a_quarter_of_it_and_no_more(make_rig: MakeRig) -> None:
+    for waiting, fits in [(24_000, True), (26_000, False)]:
+        rig = make_rig(outbox_bytes=100_000)
+        peer = rig.open(buffer_bytes=1)
+        stall(rig, peer)
+        while (left := waiting - rig.hub.queued_bytes(peer.handle)) < 0:
+            peer.read(1_000)
+            rig.wait(lambda: True)
+            rig.tick()
+        assert rig.hub.send(peer.handle, packet(1, left - 20))
+        rig.flush()
+        assert rig.hub.send(peer.handle, packet(2, 150_000)) is fits
+        if fits:
+            assert not rig.hub.send(peer.handle, packet(3))
+
+
+def test_low_lanes_when_shed_then_nothing_of_them_is_sent_until_they_are_back(rig: Rig) -> None:
+    peer, member = rig.open(), rig.open()
+    topic = rig.hub.create_topic()
+    rig.hub.subscribe(topic, member.handle)
+    rig.hub.shed_low(True)
+    for lane in (Lane.NORMAL, Lane.LOW, Lane.HIGH):
+        assert rig.hub.send(peer.handle, packet(lane), lane)
+    for lane in (Lane.NORMAL, Lane.LOW):
+        assert rig.hub.publish(topic, packet(lane), None, lane=lane) == (lane == Lane.NORMAL)
+    assert numbers(peer.packets()) == [Lane.HIGH, Lane.NORMAL]
+    assert numbers(member.packets()) == [Lane.NORMAL]
+    assert rig.hub.stats()["low_dropped_total"] == 2
+    rig.hub.shed_low(False)
+    rig.hub.send(peer.handle, packet(7), Lane.LOW)
+    rig.hub.publish(topic, packet(8), None, lane=Lane.LOW)
+    assert numbers(peer.packets()) == [7]
+    assert numbers(member.packets()) == [8]
+
+
+def test_low_lane_takes_one_large_packet_when_nothing_else_waits(make_rig: MakeRig) -> None:
+    rig = make_rig(outbox_bytes=1_000)
+    peer = rig.open()
+    rig.hub.send(peer.handle, packet(1, 5_000), Lane.LOW)
+    rig.hub.send(peer.handle, packet(2, 5_000), Lane.LOW)
+    assert numbers(peer.packets()) == [1]
+
+
 def test_pongs_that_nobody_reads_are_bounded(make_rig: MakeRig) -> None:
     rig = make_rig(outbox_bytes=20_000)
     peer = rig.open(buffer_bytes=1)
@@ -138,6 +181,13 @@ def test_pongs_that_nobody_reads_are_bounded(make_rig: MakeRig) -> None:
         peer.send(client_frame(PING, b"p" * 125) * 50)
         rig.tick()
     assert rig.take_events(EventKind.CLOSED) == [(peer.owner, (4008, "slow consumer", False))]
+
+
+@pytest.mark.parametrize("tier", [-1, 3, 1 << 40])
+def test_configure_when_there_is_no_such_tier_then_refused(rig: Rig, tier: int) -> None:
+    peer = rig.open()
+    with pytest.raises(ValueError, match="no such tier"):
+        rig.hub.configure(peer.handle, tier=tier)
 
 
 def test_configure_changes_the_bound(rig: Rig) -> None:

@@ -29,19 +29,6 @@ DESCRIPTORS = "/proc/self/fd"
 
 
 @pytest.fixture
-def make_epoll() -> Iterator[MakeRig]:
-    rigs: list[Rig] = []
-
-    def make(**options: object) -> Rig:
-        rigs.append(Rig("epoll", **options))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.end()
-
-
-@pytest.fixture
 def rig(make_epoll: MakeRig) -> Rig:
     return make_epoll()
 
@@ -285,6 +272,7 @@ def test_reset_by_the_peer_while_we_write_is_closed_once(rig: Rig, listener: soc
         rig.hub.send(handle, b"x" * 100_000)
         rig.flush()
     assert rig.hub.unsent_bytes(handle) > rig.hub.queued_bytes(handle)
+    assert rig.hub.is_behind(handle)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     rig.wait(lambda: rig.hub.connections == 0)

@@ -75,6 +75,10 @@ class SessionMachine(RuleBasedStateMachine):
     def remove(self, key: str) -> None:
         assert self.table.remove(key, self.now_ns) == self.reference.remove(key, self.now_ns)
 
+    @rule()
+    def evict(self) -> None:
+        assert self.table.evict() == self.reference.evict()
+
     @rule(at_most=st.sampled_from([0, 0, 1, 3]))
     def expire(self, at_most: int) -> None:
         ended = self.table.expire(self.now_ns, at_most)

@@ -32,6 +32,9 @@ def test_bucket_at_any_times_answers_as_its_twin(
     for step_ns, count in attempts:
         now_ns = clamp(now_ns + step_ns)
         assert bucket.take(min(count, burst), now_ns) == reference.take(min(count, burst), now_ns)
+        if count % 3 == 0:
+            bucket.refund(min(count, burst), now_ns)
+            reference.refund(min(count, burst), now_ns)
         assert bucket.available(now_ns) == reference.available(now_ns)
 
 
@@ -68,6 +71,9 @@ def test_buckets_by_key_answer_as_their_twin_though_idle_keys_are_forgotten(
         now_ns = clamp(now_ns + step_ns)
         taken = min(count, burst)
         assert buckets.take(key, taken, now_ns) == reference.take(key, taken, now_ns)
+        if count % 3 == 0:
+            buckets.refund(key, taken, now_ns)
+            reference.refund(key, taken, now_ns)
         assert buckets.available(key.encode(), now_ns) == reference.available(key, now_ns)
     assert len(buckets) <= len(reference.buckets)
     assert buckets.forgotten_early == 0

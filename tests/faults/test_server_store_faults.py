@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.serving import ServerProcess, Start, open_client, rest, wait_until
+from tests.e2e.serving import ServerProcess, Start, open_client, rest, run_fastim, wait_until
 from tests.support.senders import Sender, check_history, read_history
 
 DISK_BYTES = 8 << 20
@@ -135,6 +135,27 @@ async def test_file_when_another_process_holds_it_then_unavailable_until_it_lets
     assert server.stop() == 0
 
 
+def damage(file: Path, name: str) -> None:
+    """Overwrite the first page of a table or an index."""
+    connection = sqlite3.connect(file)
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+    connection.close()
+    with file.open("r+b") as damaged:
+        damaged.seek((page - 1) * 4096)
+        damaged.write(b"\xa5" * 4096)
+
+
+def test_file_when_its_messages_cannot_be_read_then_the_server_does_not_start(start: Start) -> None:
+    server = start()
+    assert server.stop() == 0
+    damage(server.data / "fastim.db", "messages")
+    ended = run_fastim("serve", "--port", "0", "--data", str(server.data))
+    assert ended.returncode == 2, ended
+    assert "server.data" in ended.stderr.splitlines()[-1]
+    assert "malformed" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
 async def test_file_when_it_is_damaged_then_no_more_writes_until_a_backup_is_back(
     start: Start, tmp_path: Path
 ) -> None:
@@ -148,12 +169,7 @@ async def test_file_when_it_is_damaged_then_no_more_writes_until_a_backup_is_bac
     await running
     file = server.data / "fastim.db"
     shutil.copy(file, tmp_path / "backup.db")
-    connection = sqlite3.connect(file)
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'").fetchone()
-    connection.close()
-    with file.open("r+b") as damaged:
-        damaged.seek((page - 1) * 4096)
-        damaged.write(b"\xa5" * 4096)
+    damage(file, "messages_by_seq")
 
     server = start()
     async with open_client(server, "s0") as client:

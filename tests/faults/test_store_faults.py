@@ -202,7 +202,9 @@ async def test_corrupt_when_found_while_writing_then_no_more_writes(tmp_path: Pa
     assert (await reported(store, done, record.key, 1)).error is None
     await store.close()
     connection = sqlite3.connect(path)
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'").fetchone()
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'messages_by_seq'"
+    ).fetchone()
     connection.close()
     with path.open("r+b") as file:
         file.seek((page - 1) * 4096)

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from fastim._core.hub import EventKind
+from fastim._core.hub import EventKind, Lane, Tier
 from tests.engines.hub_rig import HEAD, RESPONSE, SECOND_NS, Owner, Peer, Rig, client_frame, deflate
 from tests.reference.frames import BINARY, CONTINUATION, PING, TEXT
 
@@ -64,13 +64,22 @@ def send_in_steps(rig: Rig, random: Random, peer: Peer, data: bytes, step: int) 
 def meddle(rig: Rig, random: Random, peer: Peer, topic: int) -> None:
     """Something the service might do just then."""
     hub = rig.hub
+    latest = [other.handle for other in rig.peers[1:][-4:]]
     random.choice(
         [
             lambda: hub.pause(peer.handle),
             lambda: hub.resume(peer.handle),
             lambda: hub.send(peer.handle, b'["to the noisy one"]', random.randrange(3)),
+            lambda: hub.send(peer.handle, b'["a state"]', Lane.LOW, random.randrange(1, 4)),
+            lambda: hub.send_many(latest, b'["to some"]', b"\x91\xa1x", random.randrange(3)),
             lambda: hub.publish(topic, b'["to all"]', b"\x91\xa1x", peer.handle),
+            lambda: hub.publish(topic, b'["a state"]', b"\x91\xa1x", 0, Lane.LOW, 7),
             lambda: hub.configure(peer.handle, batch=random.random() < 0.5),
+            lambda: hub.configure(peer.handle, tier=random.randrange(3)),
+            lambda: hub.authenticated(peer.handle) and hub.charge(peer.handle, random.randrange(300)),
+            lambda: hub.admit(peer.handle, random.randrange(3)),
+            lambda: hub.set_heartbeat(peer.handle, random.randrange(20_000), rig.now_ns),
+            lambda: hub.flush(rig.now_ns, SECOND_NS // 1_000, SECOND_NS // 100),
             lambda: hub.set_timer(peer.handle, rig.now_ns + random.randrange(SECOND_NS)),
             lambda: hub.want_drained(peer.handle),
             lambda: hub.close(peer.handle, 1001, "enough", rig.now_ns),
@@ -87,6 +96,8 @@ def test_bytes_behind_an_upgrade_harm_nobody(
 ) -> None:
     random = Random(seed)
     rig = make_rig(message_budget=5, tick_messages=16, max_fragments=8, outbox_bytes=20_000)
+    for tier in Tier:
+        rig.hub.set_packet_rate(tier, 20)
     neighbour = rig.open("neighbour")
     topic = rig.hub.create_topic()
     kinds = list(product([0, 1], [False, True]))
@@ -94,6 +105,8 @@ def test_bytes_behind_an_upgrade_harm_nobody(
         encoding, packed = random.choice(kinds)
         peer = rig.open("noisy", 1, encoding=encoding, deflate=packed)
         rig.hub.subscribe(topic, peer.handle)
+        if random.random() < 0.5:  # from then on its rate holds
+            rig.hub.authenticated(peer.handle)
         for _ in range(random.randrange(1, 6)):
             data = source(random)
             step = random.choice([1, 7, 1_000]) if len(data) < 1_000 else 1_000
@@ -146,3 +159,72 @@ def test_bytes_instead_of_a_head_harm_nobody(make_rig: Callable[..., Rig], seed:
         peer.close()
     rig.rest()
     assert rig.hub.connections == 0
+
+
+def requests(random: Random) -> bytes:
+    """Requests of which some are a bit wrong, or cut off."""
+    out = b""
+    for _ in range(random.randrange(1, 6)):
+        body = b"z" * random.choice([0, 0, 5, 3_000])
+        out += b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    return out if random.random() < 0.6 else out[: random.randrange(len(out))] + noise(random)
+
+
+def serve(rig: Rig, random: Random, handle: int) -> None:
+    """Something that may be done about a request, or what is done too late, or twice."""
+    hub, owner = rig.hub, Owner()
+    deadline_ns = random.choice([0, rig.now_ns + SECOND_NS // 50])
+    size = random.choice([0, 5, 5, 3_000])
+    expected = random.random() < 0.3
+    random.choice(
+        [
+            lambda: hub.read_body(handle, size, owner, deadline_ns, expected=expected),
+            lambda: hub.read_body(handle, size, owner, deadline_ns, expected=expected),
+            lambda: hub.hold(handle, owner),
+            lambda: hub.reply(handle, RESPONSE, True, rig.now_ns),
+            lambda: hub.reply(handle, RESPONSE * 3_000, True, rig.now_ns),
+            lambda: hub.reply(handle, RESPONSE, False, rig.now_ns),
+            lambda: hub.upgrade(handle, RESPONSE, owner),
+            lambda: hub.respond(handle, RESPONSE, rig.now_ns),
+            lambda: hub.authenticated(handle),
+            lambda: hub.abort(handle),
+            lambda: hub.close(handle, 1001, "", rig.now_ns),
+            lambda: hub.send(handle, b'["packet"]'),
+            lambda: hub.set_peer(handle, "192.0.2.9"),
+            lambda: hub.pause(handle) or hub.resume(handle),
+            lambda: random.random() < 0.1 and hub.make_room(),
+            lambda: random.random() < 0.1 and hub.close_kept(),
+        ]
+    )()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_harm_nobody(make_rig: Callable[..., Rig], seed: int) -> None:
+    random = Random(seed)
+    rig = make_rig(close_timeout_ns=SECOND_NS, idle_timeout_ns=SECOND_NS)
+    neighbour = rig.open("neighbour")
+    for number in range(ROUNDS):
+        peer = rig.connect(1)
+        for _ in range(random.randrange(1, 6)):
+            with contextlib.suppress(TimeoutError):
+                send_in_steps(rig, random, peer, requests(random), random.choice([7, 1_000]))
+            for _ in range(random.randrange(8)):
+                serve(rig, random, random.choice([peer, *rig.peers[1:][-3:]]).handle)
+                rig.tick(random.choice([0, 0, SECOND_NS // 40]))
+                if random.random() < 0.5:
+                    peer.read(random.choice([100, 1 << 20]))
+        if random.random() < 0.7:
+            peer.close()
+        neighbour.send(client_frame(TEXT, b"%d" % number))
+        rig.hub.send(neighbour.handle, b'["%d"]' % number)
+        assert [frame.payload for frame in neighbour.frames()] == [b'["%d"]' % number]
+        heard = [data for subject, data in rig.take_events(EventKind.TEXT) if subject is neighbour.owner]
+        assert heard == [b"%d" % number]
+    for peer in rig.peers:
+        if peer is not neighbour:
+            rig.hub.abort(peer.handle)
+            peer.close()
+    rig.rest()
+    assert rig.hub.connections == 1
+    assert rig.hub.stats()["pending"] == 1
+    assert rig.hub.stats()["pool_bytes_used"] == 0

@@ -16,7 +16,7 @@ from scripts.settings_reference import PAGE, render
 ROOT = Path(__file__).parent.parent.parent
 # What belongs to the people who happened to write the code: tracker numbers, their machines' paths, notes.
 FORBIDDEN = re.compile(r"/work/|/home/\w|\bissue #?\d|\bTODO\b|\bFIXME\b|\bXXX\b|\bHACK\b")
-TEXT = {".py", ".pyi", ".pyx", ".pxd", ".toml", ".md", ".sql", ".sh", ".h", ".c", ""}
+TEXT = {".py", ".pyi", ".pyx", ".pxd", ".toml", ".md", ".sql", ".sh", ".h", ".c", ".js", ".mjs", ""}
 
 
 def tracked() -> list[Path]:

@@ -102,6 +102,13 @@ class SessionTable:
         self.detached.pop(key, None)
         return found
 
+    def evict(self) -> bool:
+        """End the longest unused detached session."""
+        if not self.detached:
+            return False
+        self.end(next(iter(self.detached)))
+        return True
+
     def expire(self, now_ns: int, at_most: int = 0) -> list[tuple[str, object, EndReason]]:
         """End what has expired and hand out all that have ended."""
         self.now_ns = max(self.now_ns, now_ns)

@@ -28,6 +28,12 @@ class TokenBucket:
         self.level = -missing
         return 0
 
+    def refund(self, count: int, now_ns: int) -> None:
+        """Put back `count` tokens."""
+        if self.rate:
+            self.fill(now_ns)
+            self.level = min(self.level + count * self.period_ns, self.burst * self.period_ns)
+
     def available(self, now_ns: int) -> int:
         """Return the whole tokens in it."""
         if not self.rate:
@@ -55,6 +61,10 @@ class TokenBuckets:
     def take(self, key: str, count: int, now_ns: int) -> int:
         """Take from the key's bucket."""
         return self.bucket(key, now_ns).take(count, self.now_ns)
+
+    def refund(self, key: str, count: int, now_ns: int) -> None:
+        """Put back tokens of the key."""
+        self.bucket(key, now_ns).refund(count, self.now_ns)
 
     def available(self, key: str, now_ns: int) -> int:
         """Return the whole tokens of the key."""

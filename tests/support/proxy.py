@@ -33,6 +33,7 @@ class Proxy:
         faults: For connections that come from now on.
         target: Where they go.
         connections, cuts: How many there were.
+        swallowing: What comes is read and thrown away, both ways: neither end hears of the other any more.
         port: Where it listens.
     """
 
@@ -41,6 +42,7 @@ class Proxy:
         self.faults = faults
         self.connections = 0
         self.cuts = 0
+        self.swallowing = False
         self.port = 0
         self._dice = dice
         self._open: set[asyncio.StreamWriter] = set()
@@ -103,6 +105,8 @@ class Proxy:
         """Pass bytes on until either end is gone, or the connection is to be cut."""
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if self.swallowing:
+                    continue
                 size = faults.piece_bytes or len(data)
                 for start in range(0, len(data), size):
                     if faults.delay_s:

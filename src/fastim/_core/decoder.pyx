@@ -12,6 +12,7 @@ from fastim._core.tokens cimport (
     KIND_BOOLEAN,
     KIND_BYTES,
     KIND_DOUBLE,
+    KIND_EXTENSION,
     KIND_INTEGER,
     KIND_MAP,
     KIND_STRING,
@@ -22,6 +23,7 @@ from fastim._core.tokens cimport (
     Lead,
     Number,
     base64_decode,
+    check_head,
     json_colon,
     json_double_at,
     json_number,
@@ -29,10 +31,12 @@ from fastim._core.tokens cimport (
     json_string_end,
     json_unescape,
     key_lead,
-    read_value_head,
+    read_head,
     wrong,
 )
 from fastim._core.values cimport MAX_DEPTH, MAX_SYNTAX_DEPTH, Found, json_value
+
+from datetime import UTC, datetime, timedelta
 
 __all__ = ["decode_value"]
 
@@ -42,6 +46,8 @@ cdef extern from "Python.h":
 cdef enum:
     CACHED_BYTES = 32  # longest text that is cached
     CACHE_ROWS = 512
+
+cdef object EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 cdef list CACHE = [""] * CACHE_ROWS  # by hash; a row holds the latest text of its hash
 
@@ -63,13 +69,6 @@ cdef str cached_text(const uint8_t *data, Py_ssize_t size):
     text = PyUnicode_DecodeUTF8(<const char *>data, size, NULL)
     CACHE[mixed] = text
     return text
-
-
-# Where a decoder is in its data.
-cdef struct Cursor:
-    const uint8_t *data
-    Py_ssize_t size
-    Py_ssize_t pos
 
 
 # -- JSON
@@ -96,7 +95,7 @@ cdef str json_text(Cursor *at):
     """The string whose quote is at the cursor."""
     cdef bint escaped
     cdef Py_ssize_t begin = at.pos + 1
-    cdef Py_ssize_t end = json_string_end(at.data, at.size, begin, True, &escaped)
+    cdef Py_ssize_t end = json_string_end(at.data, at.size, begin, not at.is_plain, &escaped)
     at.pos = end + 1
     if escaped:
         return unescaped(at, begin, end, False)
@@ -133,9 +132,9 @@ cdef object json_map(Cursor *at, int depth):
         if at.pos >= at.size or at.data[at.pos] != c'"':
             wrong("expected a string as key", at.pos)
         begin = at.pos + 1
-        end = json_string_end(at.data, at.size, begin, True, &escaped)
+        end = json_string_end(at.data, at.size, begin, not at.is_plain, &escaped)
         lead = LEAD_PLAIN
-        if escaped or (end > begin and at.data[begin] == c'$'):
+        if not at.is_plain and (escaped or (end > begin and at.data[begin] == c'$')):
             lead = key_lead(at.data, begin, end)
             if lead == LEAD_BYTES and not result:
                 at.pos = brace
@@ -160,7 +159,23 @@ cdef object json_map(Cursor *at, int depth):
         if at.pos >= at.size or at.data[at.pos] != c'}':
             wrong("expected , or }", at.pos)
         at.pos += 1
+        if at.attachments != NULL and result.get("_placeholder") is True:
+            return attachment(at, result, brace)
         return result
+
+
+cdef object attachment(Cursor *at, dict placeholder, Py_ssize_t brace):
+    """The attachment that a placeholder names; each may be named once, and is taken out of the list."""
+    cdef list attachments = <list>at.attachments
+    cdef object number = placeholder.get("num")
+    cdef object data
+    if type(number) is not int or not 0 <= number < len(attachments):
+        wrong("a placeholder names no attachment", brace)
+    data = attachments[number]
+    if data is None:
+        wrong("two placeholders name one attachment", brace)
+    attachments[number] = None
+    return data
 
 
 cdef object json_array(Cursor *at, int depth):
@@ -190,6 +205,8 @@ cdef object json_numeric(Cursor *at):
     if number.is_double:
         return json_double_at(at.data, begin, at.pos, &number)
     if number.out_of_range:
+        if at.is_plain:  # JavaScript writes its doubles below 10^21 without a point or an exponent
+            return json_double_at(at.data, begin, at.pos, &number)
         wrong("integer out of range", begin)
     if number.negative:
         return <int64_t>(<uint64_t>0 - number.magnitude)
@@ -225,6 +242,39 @@ cdef object json_item(Cursor *at, int depth):
 
 # -- msgpack
 
+cdef int item_head(Head *head, Cursor *at, bint is_key) except -1:
+    """Read the head at the cursor; plain values may be extensions, and doubles that are not finite."""
+    read_head(head, at.data, at.size, at.pos)
+    if at.is_plain and not is_key:
+        if head.kind == KIND_DOUBLE:
+            return 0
+        if head.kind == KIND_EXTENSION:
+            if head.count > <uint64_t>(at.size - head.end):
+                wrong("truncated", at.size)
+            return 0
+    return check_head(head, at.data, at.size, at.pos, is_key)
+
+
+cdef object extension(Cursor *at, const Head *head):
+    """What notepack writes as extensions, all of type 0, told apart by their first byte."""
+    cdef uint8_t first = at.data[at.pos]
+    cdef const uint8_t *data = at.data + head.end + 1
+    cdef uint64_t time_ms = 0
+    cdef int i
+    if at.data[head.end] != 0:
+        wrong("unknown extension type", head.end)
+    if first == 0xD4:
+        return None  # undefined
+    if first != 0xD7:
+        return PyBytes_FromStringAndSize(<const char *>data, <Py_ssize_t>head.count - 1)  # a typed array
+    for i in range(8):
+        time_ms = (time_ms << 8) | data[i]
+    try:
+        return EPOCH + timedelta(milliseconds=<int64_t>time_ms)
+    except OverflowError:
+        wrong("date out of range", at.pos)
+
+
 cdef object msgpack_container(Cursor *at, Head *head, int depth):
     cdef uint64_t _i
     cdef list items
@@ -242,7 +292,7 @@ cdef object msgpack_container(Cursor *at, Head *head, int depth):
         return items
     result = {}
     for _i in range(count):
-        read_value_head(&key, at.data, at.size, at.pos, True)
+        item_head(&key, at, True)
         name = cached_text(at.data + key.end, <Py_ssize_t>key.count)
         at.pos = key.end + <Py_ssize_t>key.count
         result[name] = msgpack_item(at, depth - 1)
@@ -253,9 +303,14 @@ cdef object msgpack_item(Cursor *at, int depth):
     """The value at the cursor, which may have `depth` levels."""
     cdef Head head
     cdef const char *text
-    read_value_head(&head, at.data, at.size, at.pos, False)
+    cdef object value
+    item_head(&head, at, False)
     if head.kind == KIND_ARRAY or head.kind == KIND_MAP:
         return msgpack_container(at, &head, depth)
+    if head.kind == KIND_EXTENSION:
+        value = extension(at, &head)
+        at.pos = head.end + <Py_ssize_t>head.count
+        return value
     text = <const char *>at.data + head.end
     at.pos = head.end + <Py_ssize_t>head.count
     if head.kind == KIND_STRING:
@@ -280,6 +335,8 @@ def decode_value(bytes data not None, int encoding, *, int max_depth=MAX_DEPTH):
     at.data = <const uint8_t *>PyBytes_AS_STRING(data)
     at.size = PyBytes_GET_SIZE(data)
     at.pos = 0
+    at.is_plain = False
+    at.attachments = NULL
     if not 0 <= max_depth <= MAX_SYNTAX_DEPTH:
         raise ValueError(f"max_depth is not between 0 and {MAX_SYNTAX_DEPTH}")
     if encoding == 0:

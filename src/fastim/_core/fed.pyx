@@ -6,23 +6,27 @@ from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from fastim._core cimport sockets
-from fastim._core.connections cimport EVENT_DRAINED, RECEIVE_BYTES
+from fastim._core.connections cimport RECEIVE_BYTES
 from fastim._core.frames cimport CLOSE_ABNORMAL
 from fastim._core.inbound cimport keep_left
 from fastim._core.outbox cimport MAX_IOV
-from fastim._core.receiver cimport Receiver
+from fastim._core.requests cimport Requests
 from fastim._core.slab cimport (
     CLOSING,
+    DUE_LIFE,
     FINISHING,
     FREE,
+    HEAD,
     IS_BLOCKED,
     IS_EOF,
     IS_FED,
     IS_LISTED,
     IS_PAUSED,
+    IS_THROTTLED,
     KIND_BATCH,
+    KIND_POLLING,
     OPEN,
-    WANTS_DRAINED,
+    REPLYING,
     Row,
     handle_of,
     row_at,
@@ -30,7 +34,7 @@ from fastim._core.slab cimport (
 
 
 @cython.no_gc_clear
-cdef class FedDriver(Receiver):
+cdef class FedDriver(Requests):
     """Bytes come by ``feed`` and go by ``take``."""
 
     def open_fed(self, str peer, int64_t now_ns):
@@ -53,7 +57,7 @@ cdef class FedDriver(Receiver):
         cdef Row *row = self._row(handle)
         cdef const uint8_t[::1] view = data
         self.now_ns = now_ns
-        if row == NULL or not row.flags & IS_FED:
+        if row == NULL or not row.flags & IS_FED or row.kind & KIND_POLLING:
             return 0
         self.busy = True
         try:
@@ -71,8 +75,10 @@ cdef class FedDriver(Receiver):
             if part > RECEIVE_BYTES:
                 part = RECEIVE_BYTES
             self.received_bytes += part
-            if row.state == OPEN or row.state == CLOSING:
-                keep_left(&row.inbound, &view[done], part)
+            if row.state == OPEN or row.state == CLOSING or (
+                row.state == HEAD and row.inbound != NULL and row.inbound.left_size
+            ):
+                keep_left(self.pools, &row.inbound, &view[done], part)
                 self._mark_ready(row)
             else:
                 memcpy(self.receive_buffer, &view[done], part)
@@ -89,7 +95,7 @@ cdef class FedDriver(Receiver):
         self.busy = True
         try:
             while row.state in (OPEN, CLOSING) and row.inbound != NULL and row.inbound.left_size:
-                if row.flags & IS_PAUSED:
+                if row.flags & (IS_PAUSED | IS_THROTTLED):
                     break
                 self._receive_left(row, self.message_budget)
             self._lost(row, CLOSE_ABNORMAL, "")
@@ -105,7 +111,8 @@ cdef class FedDriver(Receiver):
         cdef bytearray out = bytearray()
         cdef size_t part, room
         cdef int count, i
-        if row == NULL or not row.flags & IS_FED:
+        cdef bint answered = row != NULL and row.state == REPLYING
+        if row == NULL or not row.flags & IS_FED or row.kind & KIND_POLLING:
             return b""
         if row.kind & KIND_BATCH:
             self.framer.cut_batches(&row.outbox, row.kind)
@@ -123,16 +130,24 @@ cdef class FedDriver(Receiver):
                     break
             self.buffers.consume(&row.outbox, part)
             self.sent_bytes += part
+        self._tell_drained(row)
         if row.outbox.queued_bytes:
             self.buffers.privatize(&row.outbox)
-            return bytes(out)
+        else:
+            self._caught_up(row)
+        if answered and out:
+            if row.outbox.queued_bytes:
+                self._schedule(row, DUE_LIFE, self.now_ns + self.close_timeout_ns)
+            else:
+                self._replied(row)
+        return bytes(out)
+
+    cdef int _caught_up(self, Row *row) except -1:
+        """All that was offered has been taken."""
         if row.flags & IS_BLOCKED:
             row.flags &= ~IS_BLOCKED
             self.blocked_count -= 1
-        if row.flags & WANTS_DRAINED:
-            row.flags &= ~WANTS_DRAINED
-            self._emit(EVENT_DRAINED, row, None)
-        return bytes(out)
+        return 0
 
     def take_finished(self, handle):
         """Whether the transport is to be closed now, as all that goes out has been taken. Frees the connection."""

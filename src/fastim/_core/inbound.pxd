@@ -4,6 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastim._core.frames cimport FrameHeader
+from fastim._core.pools cimport Pools
 
 cdef enum ItemKind:
     ITEM_NONE = 0  # all bytes are consumed and nothing is complete
@@ -34,7 +35,7 @@ cdef struct Inbound:
     uint8_t header_size
     uint8_t in_payload
     FrameHeader frame
-    uint64_t remaining  # of the frame's payload
+    uint64_t remaining  # of the frame's payload, or of a request's body
     uint8_t message_opcode  # 0: no message has begun
     uint8_t compressed
     uint32_t utf8
@@ -45,16 +46,20 @@ cdef struct Inbound:
     uint8_t control[125]
     uint8_t control_size
     uint8_t *left  # owned: bytes that a budget left unparsed
+    size_t left_capacity
     size_t left_offset
     size_t left_size  # counted from left_offset
     uint16_t failed_code  # not 0: a failure that waits for its turn
     const char *failed_why  # static
 
 cdef int next_item(
-    Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
+    Pools *pools, Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
 ) except -1 nogil
-cdef int keep_left(Inbound **state, const uint8_t *p, size_t n) except -1 nogil
-cdef int keep_head(Inbound **state, const uint8_t *p, size_t n) except -1 nogil
-cdef int keep_failure(Inbound **state, const Item *item) except -1 nogil
-cdef void settle(Inbound **state) noexcept nogil
-cdef void discard(Inbound **state) noexcept nogil
+cdef int keep_left(Pools *pools, Inbound **state, const uint8_t *p, size_t n) except -1 nogil
+cdef size_t head_end(const Inbound *s, const uint8_t *p, size_t n) noexcept nogil
+cdef int keep_head(Pools *pools, Inbound **state, const uint8_t *p, size_t n) except -1 nogil
+cdef int keep_body(Pools *pools, Inbound *s, const uint8_t *p, size_t n) except -1 nogil
+cdef int keep_failure(Pools *pools, Inbound **state, const Item *item) except -1 nogil
+cdef void settle(Pools *pools, Inbound **state) noexcept nogil
+cdef void discard(Pools *pools, Inbound **state) noexcept nogil
+cdef void forget_message(Pools *pools, Inbound *s) noexcept nogil

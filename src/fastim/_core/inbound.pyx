@@ -8,7 +8,6 @@ byte that makes it so.
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove
 
 from fastim._core.frames cimport (
@@ -30,38 +29,47 @@ from fastim._core.frames cimport (
     utf8_feed,
     valid_close_code,
 )
+from fastim._core.pools cimport Memory, Pools, give_bytes, give_piece, take_bytes, take_piece
 
 
-cdef inline Inbound *_begin(Inbound **state) except NULL nogil:
+cdef inline Inbound *_begin(Pools *pools, Inbound **state) except NULL nogil:
     """The connection's state, made if there is none."""
     if state[0] == NULL:
-        state[0] = <Inbound *>calloc(1, sizeof(Inbound))
-        if state[0] == NULL:
-            with gil:
-                raise MemoryError()
+        state[0] = <Inbound *>take_piece(pools, &pools.inbounds)
     return state[0]
 
 
-cdef void settle(Inbound **state) noexcept nogil:
-    """Free the state if nothing is unfinished."""
+cdef void settle(Pools *pools, Inbound **state) noexcept nogil:
+    """Give the state back if nothing is unfinished."""
     cdef Inbound *s = state[0]
     if s == NULL or s.header_size or s.in_payload or s.message_opcode or s.left_size or s.message_size:
         return
-    discard(state)
+    discard(pools, state)
 
 
-cdef void discard(Inbound **state) noexcept nogil:
-    """Free the state and all that it holds."""
+cdef void discard(Pools *pools, Inbound **state) noexcept nogil:
+    """Give back the state and all that it holds."""
     cdef Inbound *s = state[0]
     if s != NULL:
-        free(s.message)
-        free(s.left)
-        free(s)
+        give_bytes(pools, s.message, s.message_capacity)
+        give_bytes(pools, s.left, s.left_capacity)
+        give_piece(pools, &pools.inbounds, s)
         state[0] = NULL
 
 
-cdef int _append(Inbound *s, const uint8_t *p, size_t n, size_t limit) except -1 nogil:
-    """Append to the message; its capacity doubles, and never passes `limit` by a declared size alone."""
+cdef void forget_message(Pools *pools, Inbound *s) noexcept nogil:
+    """Give back what was collected of a message, or of a request head."""
+    give_bytes(pools, s.message, s.message_capacity)
+    s.message = NULL
+    s.message_size = 0
+    s.message_capacity = 0
+
+
+cdef int _append(Pools *pools, Inbound *s, const uint8_t *p, size_t n, size_t limit) except -1 nogil:
+    """Append to the message; its capacity doubles, and never passes `limit` by a declared size alone.
+
+    The smallest capacities are the pools'.
+    """
     cdef size_t need = s.message_size + n
     cdef size_t capacity
     cdef uint8_t *grown
@@ -73,10 +81,10 @@ cdef int _append(Inbound *s, const uint8_t *p, size_t n, size_t limit) except -1
             capacity = limit
         if capacity < need:
             capacity = need
-        grown = <uint8_t *>realloc(s.message, capacity)
-        if grown == NULL:
-            with gil:
-                raise MemoryError()
+        grown = take_bytes(pools, capacity, &capacity)
+        if s.message_size:
+            memcpy(grown, s.message, s.message_size)
+        give_bytes(pools, s.message, s.message_capacity)
         s.message = grown
         s.message_capacity = capacity
     memcpy(s.message + s.message_size, p, n)
@@ -84,46 +92,82 @@ cdef int _append(Inbound *s, const uint8_t *p, size_t n, size_t limit) except -1
     return 0
 
 
-cdef int keep_head(Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
+cdef int keep_head(Pools *pools, Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
     """Keep the beginning of a request head, which is not framed yet."""
-    return _append(_begin(state), p, n, 0)
+    return _append(pools, _begin(pools, state), p, n, 0)
 
 
-cdef int keep_failure(Inbound **state, const Item *item) except -1 nogil:
+cdef size_t head_end(const Inbound *s, const uint8_t *p, size_t n) noexcept nogil:
+    """Where in p the request head ends whose beginning is kept, behind its blank line; 0: it goes on."""
+    cdef size_t at
+    cdef int matched = 0  # bytes of the blank line, and of the line's end before it
+    if s != NULL:
+        for at in range(s.message_size - 3 if s.message_size > 3 else 0, s.message_size):
+            matched = _match_blank(matched, s.message[at])
+    for at in range(n):
+        matched = _match_blank(matched, p[at])
+        if matched == 4:
+            return at + 1
+    return 0
+
+
+cdef inline int _match_blank(int matched, uint8_t byte) noexcept nogil:
+    """One step of finding CR LF CR LF."""
+    if byte == c"\r":
+        return 3 if matched == 2 else 1
+    if byte == c"\n" and matched & 1:
+        return matched + 1
+    return 0
+
+
+cdef int keep_body(Pools *pools, Inbound *s, const uint8_t *p, size_t n) except -1 nogil:
+    """Keep a part of a request's body, of which `remaining` bytes are still to come."""
+    if n:
+        _append(pools, s, p, n, s.message_size + <size_t>s.remaining)
+        s.remaining -= n
+    return 0
+
+
+cdef int keep_failure(Pools *pools, Inbound **state, const Item *item) except -1 nogil:
     """Keep a failure for a later turn."""
-    cdef Inbound *s = _begin(state)
+    cdef Inbound *s = _begin(pools, state)
     s.failed_code = item.code
     s.failed_why = item.why
     return 0
 
 
-cdef int keep_left(Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
+cdef int keep_left(Pools *pools, Inbound **state, const uint8_t *p, size_t n) except -1 nogil:
     """Keep bytes that were read but are for a later turn; what was kept before comes first.
 
     `p` may lie inside what is kept already: it is then its unconsumed tail.
     """
     cdef Inbound *s
+    cdef size_t capacity
     cdef uint8_t *grown
     if n == 0 and state[0] == NULL:
         return 0
-    s = _begin(state)
+    s = _begin(pools, state)
     if s.left != NULL and s.left <= p and p <= s.left + s.left_offset + s.left_size:
         s.left_offset = <size_t>(p - s.left)
         s.left_size = n
-    else:
-        if s.left_offset:
+    elif n:
+        if s.left_size + n > s.left_capacity:
+            grown = take_bytes(pools, s.left_size + n, &capacity)
+            if s.left_size:
+                memcpy(grown, s.left + s.left_offset, s.left_size)
+            give_bytes(pools, s.left, s.left_capacity)
+            s.left = grown
+            s.left_capacity = capacity
+            s.left_offset = 0
+        elif s.left_offset + s.left_size + n > s.left_capacity:
             memmove(s.left, s.left + s.left_offset, s.left_size)
             s.left_offset = 0
-        grown = <uint8_t *>realloc(s.left, s.left_size + n)
-        if grown == NULL:
-            with gil:
-                raise MemoryError()
-        s.left = grown
-        memcpy(s.left + s.left_size, p, n)
+        memcpy(s.left + s.left_offset + s.left_size, p, n)
         s.left_size += n
     if s.left_size == 0:
-        free(s.left)
+        give_bytes(pools, s.left, s.left_capacity)
         s.left = NULL
+        s.left_capacity = 0
         s.left_offset = 0
     return 0
 
@@ -228,7 +272,9 @@ cdef int _end_frame(Inbound *s, Item *item) noexcept nogil:
     return 0
 
 
-cdef int _payload(Inbound *s, const Rules *rules, uint8_t *p, size_t n, Item *item) except -1 nogil:
+cdef int _payload(
+    Pools *pools, Inbound *s, const Rules *rules, uint8_t *p, size_t n, Item *item
+) except -1 nogil:
     """Take n bytes of the current frame's payload, all of them its own."""
     unmask(p, n, s.frame.mask)
     s.frame.mask = rotate_mask(s.frame.mask, n)
@@ -241,7 +287,7 @@ cdef int _payload(Inbound *s, const Rules *rules, uint8_t *p, size_t n, Item *it
             s.utf8 = utf8_feed(s.utf8, p, n)
             if s.utf8 == UTF8_REJECT:
                 return _fail(item, CLOSE_INVALID_PAYLOAD, b"text is not UTF-8")
-        _append(s, p, n, <size_t>rules.max_message_bytes)
+        _append(pools, s, p, n, <size_t>rules.max_message_bytes)
     if s.remaining == 0:
         _end_frame(s, item)
     return 0
@@ -264,7 +310,7 @@ cdef int _enter(Inbound *s, Item *item) noexcept nogil:
 
 
 cdef int _header(
-    Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
+    Pools *pools, Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
 ) except -1 nogil:
     """Between two frames: read a header, and the payload with it where it is all there."""
     cdef FrameHeader frame
@@ -282,11 +328,11 @@ cdef int _header(
             ):
                 used[0] += <size_t>frame.length
                 return _whole(&frame, p + size, item)
-            s = _begin(state)
+            s = _begin(pools, state)
             s.frame = frame
             return _enter(s, item)
     # The header itself is cut off: collect it byte by byte, at most 14 of them.
-    s = _begin(state)
+    s = _begin(pools, state)
     take = MAX_HEADER - <size_t>s.header_size
     if take > n:
         take = n
@@ -304,7 +350,7 @@ cdef int _header(
 
 
 cdef int next_item(
-    Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
+    Pools *pools, Inbound **state, const Rules *rules, uint8_t *p, size_t n, size_t *used, Item *item
 ) except -1 nogil:
     """Consume bytes up to the end of the next frame.
 
@@ -325,15 +371,16 @@ cdef int next_item(
             part = n - done
             if part > s.remaining:
                 part = <size_t>s.remaining
-            _payload(s, rules, p + done, part, item)
+            _payload(pools, s, rules, p + done, part, item)
         else:
-            _header(state, rules, p + done, n - done, &part, item)
+            _header(pools, state, rules, p + done, n - done, &part, item)
         done += part
     used[0] = done
     return 0
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ needs the memory
 cdef class FrameReader:
     """The receiving half alone, for tests and tools: bytes in, tuples out.
 
@@ -343,17 +390,20 @@ cdef class FrameReader:
         deflate: Whether RSV1 marks compressed messages; they come out as they are, compressed.
     """
 
+    cdef Memory _memory
     cdef Inbound *_state
     cdef Rules _rules
     cdef bint _failed
 
     def __cinit__(self, *, uint64_t max_message_bytes=102_400, uint32_t max_fragments=0, bint deflate=False):
+        self._memory = Memory()
         self._state = NULL
         self._rules = Rules(max_message_bytes, max_fragments, deflate)
         self._failed = False
 
     def __dealloc__(self):
-        discard(&self._state)
+        if self._memory is not None:
+            discard(&self._memory.pools, &self._state)
 
     def receive_data(self, bytes data):
         """Return what is complete now: ("message", opcode, compressed, bytes), ("ping", bytes), ("pong", bytes),
@@ -365,7 +415,15 @@ cdef class FrameReader:
         cdef Item item
         cdef list items = []
         while done < <size_t>view.shape[0] and not self._failed:
-            next_item(&self._state, &self._rules, &view[done], <size_t>view.shape[0] - done, &used, &item)
+            next_item(
+                &self._memory.pools,
+                &self._state,
+                &self._rules,
+                &view[done],
+                <size_t>view.shape[0] - done,
+                &used,
+                &item,
+            )
             done += used
             if item.kind == ITEM_MESSAGE:
                 items.append(("message", item.opcode, bool(item.compressed), item.data[:item.size]))
@@ -378,7 +436,7 @@ cdef class FrameReader:
             elif item.kind == ITEM_FAIL:
                 items.append(("fail", item.code, item.why.decode()))
                 self._failed = True
-            settle(&self._state)
+            settle(&self._memory.pools, &self._state)
         return items
 
     @property

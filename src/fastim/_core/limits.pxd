@@ -51,6 +51,14 @@ cdef inline uint64_t bucket_take(
     return (needed - bucket.level + limit.rate - 1) // limit.rate
 
 
+cdef inline void bucket_refund(
+    const BucketLimit* limit, Bucket* bucket, uint64_t count, uint64_t now_ns
+) noexcept nogil:
+    """Put `count` tokens (at most the burst) back, as far as there is room for them."""
+    bucket_fill(limit, bucket, now_ns)
+    bucket.level = min(bucket.level + count * limit.token, limit.capacity)
+
+
 @final
 cdef class TokenBucket:
     cdef BucketLimit limit

@@ -37,6 +37,12 @@ class TokenBucket:
         Raises:
             ValueError: count is larger than the burst.
         """
+    def refund(self, count: int, now_ns: int) -> None:
+        """Put back `count` tokens that were taken for nothing; the bucket never holds more than its burst.
+
+        Raises:
+            ValueError: count is larger than the burst.
+        """
     def available(self, now_ns: int) -> int:
         """Return how many whole tokens are in it, 2**64 - 1 where there is no limit."""
 
@@ -90,6 +96,12 @@ class TokenBuckets(LimitTable):
         Raises:
             ValueError: count is larger than the burst.
             MemoryError: There is none for a new key.
+        """
+    def refund(self, key: str | bytes, count: int, now_ns: int) -> None:
+        """Put back `count` tokens that were taken for nothing; the bucket never holds more than its burst.
+
+        Raises:
+            ValueError: count is larger than the burst.
         """
     def available(self, key: str | bytes, now_ns: int) -> int:
         """Return how many whole tokens the key has, 2**64 - 1 where there is no limit."""

@@ -10,7 +10,7 @@ from libc.string cimport memset
 from math import gcd
 from operator import index
 
-from fastim._core.keytable cimport NO_ROW, KeyTable
+from fastim._core.keytable cimport NO_ROW, KeyTable, prefetch
 
 cdef enum:
     SWEEP = 2        # rows looked at in each attempt: idle ones go twice as fast as new ones come
@@ -65,6 +65,11 @@ cdef class TokenBucket:
         bucket_fill(&self.limit, &self.bucket, now_ns)
         return self.bucket.level // self.limit.token
 
+    def refund(self, uint64_t count, uint64_t now_ns):
+        check_count(&self.limit, count)
+        if self.limit.rate:
+            bucket_refund(&self.limit, &self.bucket, count, now_ns)
+
     cdef uint64_t c_take(self, uint64_t count, uint64_t now_ns) except? 0xFFFFFFFFFFFFFFFF:
         check_count(&self.limit, count)
         if not self.limit.rate:
@@ -115,11 +120,16 @@ cdef class LimitTable(KeyTable):
                 removed += 1
             else:
                 self.cursor += 1
+        # The next call's rows: fetched by then, where a sweep through a large table misses the cache each time.
+        if self.cursor + SWEEP < self.count:
+            prefetch(self.row(self.cursor))
+            prefetch(self.row(self.cursor + SWEEP - 1))
         return removed
 
     cdef uint32_t begin(self, object key, uint64_t now_ns, uint64_t* digest) except? 0xFFFFFFFE:
         """Do what each attempt begins with, and return the key's row or NO_ROW."""
         self.digest(key, digest)
+        self.expect(digest[0])
         if now_ns > self.now_ns:
             self.now_ns = now_ns
         self.forget_idle(SWEEP)
@@ -173,6 +183,16 @@ cdef class TokenBuckets(LimitTable):
             row.bucket.updated_ns = self.now_ns
         row = <BucketRow*>self.row(number)
         return bucket_take(&self.limit, &row.bucket, count, self.now_ns)
+
+    def refund(self, key, uint64_t count, uint64_t now_ns):
+        cdef uint64_t digest = 0
+        cdef uint32_t number
+        check_count(&self.limit, count)
+        if not self.limit.rate:
+            return
+        number = self.begin(key, now_ns, &digest)
+        if number != NO_ROW:  # a forgotten bucket was full
+            bucket_refund(&self.limit, &(<BucketRow*>self.row(number)).bucket, count, self.now_ns)
 
     def available(self, key, uint64_t now_ns):
         cdef uint64_t digest = 0

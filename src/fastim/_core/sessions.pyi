@@ -84,6 +84,8 @@ class SessionTable(KeyTable):
         """
     def remove(self, key: str, now_ns: int) -> bool:
         """Remove a session, live or not, without handing it out, and return whether there was one."""
+    def evict(self) -> bool:
+        """End the longest unused of the detached sessions; False if there is none."""
     def expire(self, now_ns: int, at_most: int = 0) -> list[tuple[str, object, EndReason]]:
         """End the sessions whose life is over and hand out all that have ended since the last call.
 

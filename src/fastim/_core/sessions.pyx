@@ -134,6 +134,12 @@ cdef class SessionTable(KeyTable):
         self.drop(number)
         return True
 
+    def evict(self):
+        if self.oldest == NO_ROW:
+            return False
+        self.end(self.oldest)
+        return True
+
     def expire(self, uint64_t now_ns, uint32_t at_most=0):
         cdef uint32_t left = at_most if at_most else NO_ROW
         self.now_ns = max(self.now_ns, now_ns)

@@ -302,13 +302,15 @@ cdef inline int json_string(Sink *sink, const uint8_t *data, Py_ssize_t size) ex
     return put_byte(sink, c'"')
 
 
-cdef inline int base64_part(Sink *sink, const uint8_t *data, Py_ssize_t size) except -1:
+cdef inline size_t base64_size(size_t size) noexcept nogil:
+    return (size + 2) // 3 * 4
+
+
+cdef inline uint8_t *base64_write(uint8_t *out, const uint8_t *data, Py_ssize_t size) noexcept nogil:
+    """Write base64 with its padding (RFC 4648, section 4); returns where it ends."""
     cdef const uint8_t *alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    cdef uint8_t *out
     cdef uint32_t group
     cdef Py_ssize_t pos = 0
-    reserve(sink, (size + 2) // 3 * 4)
-    out = sink.data + sink.size
     while pos + 3 <= size:
         group = (<uint32_t>data[pos] << 16) | (<uint32_t>data[pos + 1] << 8) | data[pos + 2]
         out[0] = alphabet[group >> 18]
@@ -326,7 +328,12 @@ cdef inline int base64_part(Sink *sink, const uint8_t *data, Py_ssize_t size) ex
         out[2] = alphabet[(group >> 6) & 63] if pos + 1 < size else c'='
         out[3] = c'='
         out += 4
-    sink.size = out - sink.data
+    return out
+
+
+cdef inline int base64_part(Sink *sink, const uint8_t *data, Py_ssize_t size) except -1:
+    reserve(sink, <Py_ssize_t>base64_size(<size_t>size))
+    sink.size = base64_write(sink.data + sink.size, data, size) - sink.data
     return 0
 
 

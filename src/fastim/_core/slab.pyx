@@ -45,13 +45,14 @@ cdef class Slab:
             self.chunks[self.capacity // ROWS_A_CHUNK] = chunk
             for i in range(<uint32_t>ROWS_A_CHUNK):
                 chunk[i].slot = self.capacity + i
-                chunk[i].next_free = self.capacity + i + 1
-            chunk[ROWS_A_CHUNK - 1].next_free = NO_SLOT
+                chunk[i].next = self.capacity + i + 1
+            chunk[ROWS_A_CHUNK - 1].next = NO_SLOT
             self.free_head = self.capacity
             self.capacity += ROWS_A_CHUNK
         row = row_at(self, self.free_head)
-        self.free_head = row.next_free
+        self.free_head = row.next
         row.generation += 1
+        row.next = NO_SLOT
         row.fd = -1
         self.used += 1
         return row
@@ -63,6 +64,6 @@ cdef class Slab:
         memset(row, 0, sizeof(Row))
         row.slot = slot
         row.generation = generation + 1
-        row.next_free = self.free_head
+        row.next = self.free_head
         self.free_head = slot
         self.used -= 1

@@ -23,6 +23,7 @@ cdef extern from "sys/epoll.h" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLRDHUP
 
 cdef extern from "sys/socket.h" nogil:
     struct sockaddr:
@@ -70,6 +71,8 @@ cdef extern from "arpa/inet.h" nogil:
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, void *value)
+    enum:
+        FIONREAD
 
 cdef extern from "linux/sockios.h" nogil:
     enum:

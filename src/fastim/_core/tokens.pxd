@@ -38,7 +38,8 @@ cdef Py_ssize_t json_space(const uint8_t *data, Py_ssize_t size, Py_ssize_t pos)
 cdef Py_ssize_t json_string_end(
     const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint rules, bint *escaped
 ) except -1
-# Write the characters of a string that json_string_end has accepted by the rules; their bytes' number.
+# Write the characters of a string that json_string_end has accepted; their bytes' number. A lone surrogate,
+# which passes without the rules, becomes U+FFFD.
 cdef Py_ssize_t json_unescape(
     const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out
 ) noexcept nogil
@@ -76,7 +77,11 @@ cdef struct Head:
     double real
 
 cdef int read_head(Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos) except -1
-# The same, and that it may stand in a value: no extension type, finite, valid UTF-8, complete.
+# Check that a head that was read at pos may stand in a value: no extension type, finite, valid UTF-8, complete.
+cdef int check_head(
+    const Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint is_key
+) except -1
+# Both.
 cdef int read_value_head(
     Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint is_key
 ) except -1

@@ -23,6 +23,10 @@ cdef int wrong(str what, Py_ssize_t pos) except -1:
 
 # -- UTF-8
 
+cdef enum:
+    REPLACEMENT = 0xFFFD  # what a lone surrogate becomes, where one may stand
+
+
 cdef inline Py_ssize_t utf8_step(const uint8_t *data, Py_ssize_t left) noexcept nogil:
     """The length of the character that begins here, past ASCII; 0 if it is none (RFC 3629, section 4)."""
     cdef uint8_t c = data[0]
@@ -239,11 +243,20 @@ cdef inline uint8_t escaped_character(uint8_t c) noexcept nogil:
     return c
 
 
+cdef inline uint32_t low_surrogate(const uint8_t *data, Py_ssize_t pos, Py_ssize_t end) noexcept nogil:
+    """The second half of a surrogate pair, if it is escaped at pos, else 0."""
+    cdef int unit
+    if end - pos < 6 or data[pos] != c'\\' or data[pos + 1] != c'u':
+        return 0
+    unit = hex_unit(data + pos + 2, 4)
+    return <uint32_t>unit if 0xDC00 <= unit <= 0xDFFF else 0
+
+
 cdef Py_ssize_t json_unescape(
     const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, uint8_t *out
 ) noexcept nogil:
     cdef Py_ssize_t pos = begin, length = 0
-    cdef uint32_t code
+    cdef uint32_t code, low
     while pos < end:
         if data[pos] != c'\\':
             out[length] = data[pos]
@@ -257,8 +270,11 @@ cdef Py_ssize_t json_unescape(
             code = <uint32_t>hex_unit(data + pos + 2, 4)
             pos += 6
             if 0xD800 <= code <= 0xDBFF:
-                code = 0x10000 + ((code - 0xD800) << 10) + (<uint32_t>hex_unit(data + pos + 2, 4) - 0xDC00)
-                pos += 6
+                low = low_surrogate(data, pos, end)
+                pos += 6 if low else 0
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00) if low else REPLACEMENT
+            elif 0xDC00 <= code <= 0xDFFF:
+                code = REPLACEMENT
             length += utf8_write(code, out + length)
     return length
 
@@ -490,11 +506,10 @@ cdef int read_head(Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t 
     return 0
 
 
-cdef int read_value_head(
-    Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint is_key
+cdef int check_head(
+    const Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint is_key
 ) except -1:
     cdef uint64_t least  # bytes that have to follow
-    read_head(head, data, size, pos)
     if is_key and head.kind != KIND_STRING:
         wrong("a key is not a string", pos)
     if head.kind == KIND_EXTENSION:
@@ -509,3 +524,10 @@ cdef int read_value_head(
     if head.kind == KIND_DOUBLE and not isfinite(head.real):
         wrong("double that is not finite", pos)
     return 0
+
+
+cdef int read_value_head(
+    Head *head, const uint8_t *data, Py_ssize_t size, Py_ssize_t pos, bint is_key
+) except -1:
+    read_head(head, data, size, pos)
+    return check_head(head, data, size, pos, is_key)

@@ -9,6 +9,8 @@ cdef struct Topic:
     uint32_t count
     uint32_t capacity
     uint32_t msgpack_count
+    uint32_t channel_count
+    uint32_t packed_count  # channels of the msgpack parser
     uint32_t generation  # odd while in use
     uint32_t next_free
 
@@ -26,4 +28,5 @@ cdef class Topics:
     cdef bint subscribe(self, uint64_t topic, Row *row) except -1
     cdef bint unsubscribe(self, uint64_t topic, Row *row) noexcept
     cdef void leave_all(self, Row *row) noexcept
+    cdef void count(self, Topic *t, const Row *row, int by) noexcept
     cdef void remove(self, Row *row, uint32_t index) noexcept

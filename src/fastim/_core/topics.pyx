@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from fastim._core.slab cimport KIND_MSGPACK, NO_SLOT, Row, Slab, Subscription, row_at
+from fastim._core.slab cimport KIND_CHANNEL, KIND_MSGPACK, NO_SLOT, Row, Slab, Subscription, row_at
 
 
 @cython.final
@@ -110,8 +110,7 @@ cdef class Topics:
         row.subscription_count += 1
         t.members[t.count] = row.slot
         t.count += 1
-        if row.kind & KIND_MSGPACK:
-            t.msgpack_count += 1
+        self.count(t, row, 1)
         return True
 
     cdef bint unsubscribe(self, uint64_t topic, Row *row) noexcept:
@@ -131,6 +130,15 @@ cdef class Topics:
         row.subscriptions = NULL
         row.subscription_capacity = 0
 
+    cdef void count(self, Topic *t, const Row *row, int by) noexcept:
+        """Count a member that comes or goes, by what it is sent."""
+        if row.kind & KIND_MSGPACK:
+            t.msgpack_count += <uint32_t>by
+        if row.kind & KIND_CHANNEL:
+            t.channel_count += <uint32_t>by
+            if row.kind & KIND_MSGPACK:
+                t.packed_count += <uint32_t>by
+
     cdef void remove(self, Row *row, uint32_t index) noexcept:
         """Undo a row's index-th subscription: the last member and the last subscription fill the gaps."""
         cdef Subscription gone = row.subscriptions[index]
@@ -140,8 +148,7 @@ cdef class Topics:
         row.subscription_count -= 1
         row.subscriptions[index] = row.subscriptions[row.subscription_count]
         t.count -= 1
-        if row.kind & KIND_MSGPACK:
-            t.msgpack_count -= 1
+        self.count(t, row, -1)
         if gone.position == t.count:
             return
         t.members[gone.position] = t.members[t.count]

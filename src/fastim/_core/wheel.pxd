@@ -37,6 +37,8 @@ cdef class TimingWheel:
     # Move the clock to now_ns; then c_pop gives the due keys one by one, WHEEL_NONE at the end.
     cdef void c_advance(self, uint64_t now_ns) noexcept nogil
     cdef uint32_t c_pop(self) noexcept nogil
+    # Whether c_pop has one to give.
+    cdef bint c_has_due(self) noexcept nogil
     # Until when nothing is due (a lower bound); 0 when the wheel is empty.
     cdef uint64_t c_next_due(self) noexcept nogil
 

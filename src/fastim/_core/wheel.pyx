@@ -128,6 +128,9 @@ cdef class TimingWheel:
             self.c_cancel(key)
         return key
 
+    cdef bint c_has_due(self) noexcept nogil:
+        return self.heads[READY] != WHEEL_NONE
+
     cdef uint64_t c_next_due(self) noexcept nogil:
         if self.heads[READY] != WHEEL_NONE or self.heads[LATE] != WHEEL_NONE:
             return self.now_ns if self.now_ns else 1

@@ -1,4 +1,4 @@
-"""``fastim``: serve, token, config and chat.
+"""``fastim``: serve, drain, token, config and chat.
 
 What costs time to import (settings, the server, the client) is imported by the command that needs it.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastim._version import __version__
-from fastim.errors import ConfigError
+from fastim.cli.admin import add_commands
+from fastim.errors import ConfigError, FastimError
 
 if TYPE_CHECKING:
     from fastim.guard.tokens import DeviceClass, Tier
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+EXIT_REFUSED = 1
 EXIT_CONFIG = 2
 
 app = typer.Typer(
@@ -92,7 +94,7 @@ def serve(
     """Start the server.
 
     Prints `fastim listening on http://HOST:PORT` when it is ready; logs go to standard error.
-    SIGTERM ends it in order, SIGINT quickly, a second signal at once.
+    SIGTERM drains it and ends it in order, SIGINT quickly, a second signal at once.
 
     Examples:
 
@@ -111,9 +113,60 @@ def serve(
             "server.tls_key": tls_key,
         },
     )
-    from fastim.server.run import serve as run_server
+    from fastim.server.process.run import serve as run_server
 
     raise typer.Exit(run_server(settings, application))
+
+
+@app.command()
+def drain(
+    within: Annotated[
+        str | None,
+        typer.Option(
+            "--within",
+            metavar="TIME",
+            help="Close connections over so long, evenly: 30s, 2m; 0s: at once.",
+            show_default="drain.within_s",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="URL", help="The server that takes the clients over.", show_default="drain.to"
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The server.", show_default="where the data folder says"),
+    ] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End the running server in order.
+
+    Clients are told when to come back and are closed a few at a time; then the process ends. Returns once the
+    server has begun.
+
+    Examples:
+
+        fastim drain
+        fastim drain --within 30s
+        fastim drain --within 30s --to wss://b.example.com/ws
+    """
+    settings = read_settings(config, {"server.data": data})
+    from fastim.cli.durations import parse_duration_s
+    from fastim.cli.running import RunningServer
+
+    body: dict[str, object] = {}
+    if within is not None:
+        try:
+            body["within_s"] = parse_duration_s(within, least_s=0)
+        except ValueError as error:
+            raise ConfigError("within", str(error)) from None
+    if to is not None:
+        body["to"] = to
+    state = RunningServer(settings, url).call("POST", "/v1/drain", body)
+    typer.echo(f"draining {state['connections']} connections within {state['within_s']:g} s")
 
 
 @app.command()
@@ -199,6 +252,7 @@ def chat(
         fastim chat bob lobby --url wss://chat.example.com/ws --token "$TOKEN"
     """
     settings = read_settings(config, {"server.data": data})
+    from fastim.cli.running import read_api_key
     from fastim.client.chat import run
     from fastim.client.options import websocket_url
 
@@ -211,15 +265,6 @@ def chat(
         token = make_token(settings, user, None, None, None, ["name_conversations"], "1d")
         api_key = read_api_key(settings)
     raise typer.Exit(run(address, token, conversation, user, api_key))
-
-
-def read_api_key(settings: Settings) -> str:
-    """Return the key for ``/v1`` of a server with the same settings."""
-    from fastim.guard.secrets import API_KEY_FILE, load_or_create
-
-    if settings.auth.api_key is not None:
-        return settings.auth.api_key.get_secret_value()
-    return load_or_create(settings.server.data, API_KEY_FILE).decode()
 
 
 def read_settings(config: Path | None, flags: dict[str, object]) -> Settings:
@@ -274,10 +319,19 @@ def default_url(settings: Settings) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}{server.path}"
 
 
+add_commands(app)
+
+
 def main() -> None:
-    """Run the command line; a ConfigError is one line on standard error and exit status 2."""
+    """Run the command line; an error is one line on standard error.
+
+    Exit status 2: a ConfigError; 1: the running server did not do what it was asked.
+    """
     try:
         app()
     except ConfigError as error:
         print(f"fastim: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
+    except FastimError as error:
+        print(f"fastim: {error}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)

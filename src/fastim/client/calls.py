@@ -82,6 +82,10 @@ class CallTable:
             call.written = True
         self._last_written = call
 
+    def in_flight(self) -> list[Call]:
+        """Return what the present connection was given and has not answered."""
+        return [call for call in self._calls.values() if call.written]
+
     def unwritten(self) -> Iterator[Call]:
         """Yield, oldest first, what the present connection has not got; calls added meanwhile included."""
         while batch := [call for call in self._calls.values() if not call.written]:

@@ -17,6 +17,7 @@ from fastim.client.handlers import Handler, Handlers
 from fastim.client.identifiers import uuid7
 from fastim.client.inbox import Inbox
 from fastim.client.link import Ended, Link, Welcome
+from fastim.client.move import Move
 from fastim.client.options import EncodingName, Options, Token, read_token, websocket_url
 from fastim.client.policy import After
 from fastim.client.requests import Requests
@@ -29,6 +30,7 @@ log = logging.getLogger("fastim.client")
 
 STABLE_S = 10.0  # a connection that held this long lets the backoff begin again
 EXPIRED_TOKENS = 3  # fresh tokens refused as expired, one after the other, before we give up
+LEAVE_S = 1.0  # that a connection which goes on elsewhere waits for answers
 UNAVAILABLE_PAUSE_S = 0.25  # the first pause before a message that the store did not take is sent again
 
 
@@ -57,8 +59,10 @@ class Connection(Requests):
         self._runner: asyncio.Task[None] | None = None
         self._over: ClientError | None = None
         self._why: Ended | None = None
-        self._retry_after_ms = 0
+        self._not_before_s = 0.0  # of the loop's clock; from when on the server wants to see us again
         self._stay_away = False
+        self._url = websocket_url(options.url)
+        self._move: Move | None = None
         self.welcome: Welcome | None = None
 
     # -- beginning and end
@@ -166,22 +170,27 @@ class Connection(Requests):
             if ended.online_s >= STABLE_S:
                 backoff.reset()
                 expired = min(expired, 1)
-            pause_s = backoff.next_s(max(ended.retry_after_ms, self._retry_after_ms))
-            self._retry_after_ms = 0
+            if self._move is not None:
+                pause_s = max(0.0, self._move.at_s - asyncio.get_running_loop().time())
+            else:
+                told_ms = int((self._not_before_s - asyncio.get_running_loop().time()) * 1000)
+                pause_s = backoff.next_s(max(ended.retry_after_ms, told_ms))
             log.info("connection ended (%s); the next attempt in %.1f s", ended, pause_s)
             await asyncio.sleep(pause_s)
 
     async def _one_link(self) -> Ended:
         """Open a socket, serve it until it is gone, and return why it went."""
         self._inbox.restart()
+        move, self._move = self._move, None
         try:
-            hello = await self._hello()
+            hello = await self._hello(move)
         except Exception as error:  # the callable is the application's
             log.warning("no token: %r", error)
             return Ended(CloseCode.ABNORMAL, f"no token: {error!r}", After.RECONNECT)
-        link = Link(self._options, self._codec)
+        url = (move.url if move is not None else None) or self._url
+        link = Link(self._options, self._codec, url)
         try:
-            before, self.welcome = self.welcome, await link.open(hello)
+            before, self.welcome = self.welcome, await self._open(link, hello, url, moving=move is not None)
             if before is not None:
                 self._inbox.event(Event("fastim.connected", {"resumed": self.welcome.resumed}))
             await self._serve(link)
@@ -191,6 +200,23 @@ class Connection(Requests):
         finally:
             await link.abort("")
         raise AssertionError("a link ends with Ended")
+
+    async def _open(self, link: Link, hello: dict[str, Any], url: str, *, moving: bool) -> Welcome:
+        """Open a socket at an address, which is then ours; one that fails leads back to the first.
+
+        Raises:
+            Ended: It did not come to an ``ok``. A ticket that is not taken is no reason to give up: there is
+                the token.
+        """
+        try:
+            welcome = await link.open(hello)
+        except Ended as ended:
+            self._url = websocket_url(self._options.url)
+            if moving and ended.after is not After.RECONNECT:
+                ended.after = After.RECONNECT
+            raise
+        self._url = url
+        return welcome
 
     async def _serve(self, link: Link) -> None:
         """Take what arrives until the socket is gone; raises Ended."""
@@ -213,9 +239,9 @@ class Connection(Requests):
                 helper.cancel()
             await asyncio.wait(helpers)
 
-    async def _hello(self) -> dict[str, Any]:
+    async def _hello(self, move: Move | None) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "token": await read_token(self._options.token),
+            "token": move.token if move is not None else await read_token(self._options.token),
             "batch": self._options.batch,
             "acks": self._options.acks,
         }
@@ -258,6 +284,9 @@ class Connection(Requests):
                 self._inbox.own(body["conversation"], body["seq"])
             else:
                 self._inbox.message(body)
+        elif event == "migrate":
+            self._prepare_move(body)
+            self._inbox.event(Event(event, {name: body[name] for name in body if name != "token"}))
         else:
             self._note(event, body)
             self._inbox.event(Event(event, body))
@@ -265,10 +294,34 @@ class Connection(Requests):
     def _note(self, event: str | int, body: Any) -> None:
         """Heed what concerns the connection itself."""
         if event == "server_shutdown":
-            self._retry_after_ms = body.get("retry_after_ms", 0)
+            # It counts from here: when the server closes is its own affair, and may be much later.
+            self._not_before_s = asyncio.get_running_loop().time() + body.get("retry_after_ms", 0) / 1000
             self._stay_away = not body.get("reconnect", True)
+        elif event == "forced_disconnect":
+            self._not_before_s = asyncio.get_running_loop().time() + body.get("retry_after_ms", 0) / 1000
         elif event == "token_expiring" and not isinstance(self._options.token, str):
             self._handlers.spawn(self._refresh())
+
+    def _prepare_move(self, body: dict[str, Any]) -> None:
+        """The server wants us elsewhere: go there when it says so, or when it closes before."""
+        try:
+            self._move = Move.parse(body, asyncio.get_running_loop().time())
+        except ValueError as error:
+            log.warning("the server named an address to go to that cannot be used: %s", error)
+            return
+        if self._link is not None:
+            self._handlers.spawn(self._leave(self._link, self._move))
+
+    async def _leave(self, link: Link, move: Move) -> None:
+        """Close a connection that goes on elsewhere, once what it was asked is answered."""
+        await asyncio.sleep(max(0.0, move.at_s - asyncio.get_running_loop().time()))
+        if self._link is not link or self._move is not move:
+            return
+        self._online.clear()  # what is asked from now on is asked there
+        if waiting := [call.answer for call in self._calls.in_flight()]:
+            await asyncio.wait(waiting, timeout=LEAVE_S)
+        await self._send_acks(link)
+        await link.close()
 
     async def _refresh(self) -> None:
         try:

@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.typing import Subprotocol
 
 from fastim.client.codec import Codec
-from fastim.client.options import Options, websocket_url
+from fastim.client.options import Options
 from fastim.client.policy import After, after_close, after_status, is_refusal, retry_after_ms_of
 from fastim.errors import CloseCode, ErrorCode, ProtocolError
 from fastim.wire.peer import ServerPacket
@@ -57,6 +57,7 @@ class Welcome:
     protocol: int = 1
     features: tuple[str, ...] = ()
     resumed: bool = False
+    presence: bool = False
     heartbeat_ms: int = 0
     limits: dict[str, int] = field(default_factory=dict)
 
@@ -70,8 +71,9 @@ class Welcome:
 class Link:
     """One WebSocket connection that speaks fastim's protocol; what it ends with is an ``Ended``."""
 
-    def __init__(self, options: Options, codec: Codec) -> None:
+    def __init__(self, options: Options, codec: Codec, url: str) -> None:
         self._options = options
+        self._url = url
         self._codec = codec
         self._socket: ClientConnection | None = None
         self._early: list[ServerPacket] = []
@@ -107,7 +109,7 @@ class Link:
         )
         try:
             return await connect(
-                websocket_url(options.url),
+                self._url,
                 subprotocols=[Subprotocol(f"fastim.v1.{options.encoding}")],
                 extensions=[deflate] if options.compression else None,
                 compression=None,

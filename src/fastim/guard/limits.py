@@ -8,32 +8,13 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from fastim._core.limits import SlidingWindow, SlidingWindows, TokenBucket, TokenBuckets
+from fastim._core.limits import SlidingWindow, SlidingWindows, TokenBuckets
 
-__all__ = ["ConnectLimiter", "MemberLimiter", "MessageLimiter", "client_network", "packet_bucket"]
+__all__ = ["IPV6_SITE_BITS", "ConnectLimiter", "MemberLimiter", "client_network"]
 
 MINUTE_NS: Final = 60_000_000_000
 MAX_KEYED_LIMIT: Final = 65_535  # of the core's table of windows
 IPV6_SITE_BITS: Final = 64  # what one customer is given; single addresses inside are free to take
-
-
-class MessageLimiter:
-    """At most so many messages of a user in any 60 s, whichever devices they come from.
-
-    Args:
-        per_minute: The limit; 0: none.
-    """
-
-    __slots__ = ("_windows",)
-
-    def __init__(self, per_minute: int) -> None:
-        self._windows = keyed_windows(per_minute)
-
-    def attempt(self, user: str, now_ns: int) -> int:
-        """Count a message and return 0, or return the milliseconds until one is welcome. **Cost**: O(1)."""
-        if self._windows is None:
-            return 0
-        return ms_up(self._windows.take(user, now_ns))
 
 
 class MemberLimiter:
@@ -72,28 +53,32 @@ class ConnectLimiter:
         self._all = SlidingWindow(per_minute, MINUTE_NS) if per_minute else None
         self._by_address = keyed_windows(per_minute_per_address)
 
-    def attempt(self, address: str, now_ns: int) -> int:
-        """Count a connection and return 0, or return the milliseconds until one is welcome.
+    def attempt_address(self, address: str, now_ns: int) -> int:
+        """Count a connection of an address and return 0, or the milliseconds until one is welcome.
 
         Args:
-            address: The IP address of the socket's other end, without a port.
+            address: The IP address of whoever connects, without a port.
             now_ns: The time, of a clock that does not go back.
 
         **Cost**: O(1); parsing for IPv6.
         """
-        network = client_network(address)
-        if self._by_address is not None and (wait_ns := self._by_address.take(network, now_ns)):
-            return ms_up(wait_ns)
-        if self._all is not None and (wait_ns := self._all.take(now_ns)):
-            if self._by_address is not None:
-                self._by_address.refund(network, now_ns)
-            return ms_up(wait_ns)
-        return 0
+        if self._by_address is None:
+            return 0
+        return ms_up(self._by_address.take(client_network(address), now_ns))
 
+    def attempt_all(self, now_ns: int) -> int:
+        """Count a connection of anybody and return 0, or the milliseconds until one is welcome."""
+        return 0 if self._all is None else ms_up(self._all.take(now_ns))
 
-def packet_bucket(per_second: int) -> TokenBucket | None:
-    """Return a connection's bucket of packets, with bursts of two seconds' worth; None for no limit (0)."""
-    return TokenBucket(per_second, 2 * per_second) if per_second else None
+    def refund_address(self, address: str, taken_ns: int) -> bool:
+        """Give back what an address took at that time; False if it is gone, or was given back."""
+        if self._by_address is None:
+            return False
+        return self._by_address.refund(client_network(address), taken_ns)
+
+    def refund_all(self, taken_ns: int) -> bool:
+        """Give back what was taken of all connections at that time; False if it is gone."""
+        return self._all is not None and self._all.refund(taken_ns)
 
 
 def client_network(address: str) -> str:

@@ -19,7 +19,17 @@ from jwt.algorithms import HMACAlgorithm
 
 from fastim.errors import ConfigError, ErrorCode, RequestError
 
-__all__ = ["Claims", "DeviceClass", "Tier", "TokenError", "TokenVerifier", "issue"]
+__all__ = [
+    "MAX_TOKEN_BYTES",
+    "Claims",
+    "DeviceClass",
+    "Tier",
+    "TokenError",
+    "TokenVerifier",
+    "from_base64url",
+    "issue",
+    "to_base64url",
+]
 
 MAX_TOKEN_BYTES: Final = 8192
 MAX_NAME_BYTES: Final = 128
@@ -63,6 +73,7 @@ class Claims(msgspec.Struct, frozen=True, gc=False):
         scope: Names of what its bearer may do besides.
         exp: Seconds since the epoch; the token is refused ``leeway_s`` after it.
         jti: The token's id, or None.
+        iat: When it was issued, seconds since the epoch; None where it does not say.
     """
 
     user: str
@@ -72,6 +83,7 @@ class Claims(msgspec.Struct, frozen=True, gc=False):
     scope: frozenset[str]
     exp: int
     jti: str | None
+    iat: int | None = None
 
 
 class _Header(msgspec.Struct):
@@ -142,7 +154,7 @@ class TokenVerifier:
         known = header in self._headers
         if not known:
             check_header(header)
-        given = _from_base64url(signature, "signature")
+        given = from_base64url(signature, "signature")
         signed = header + b"." + payload
         for key in self._keys:
             if self._hmac.verify(signed, key, given):
@@ -151,7 +163,7 @@ class TokenVerifier:
             raise TokenError("its signature does not match")
         if not known and len(self._headers) < KNOWN_HEADERS:
             self._headers.add(header)  # only now: strangers must not fill the set
-        return self._claims(_from_base64url(payload, "payload"), now_s)
+        return self._claims(from_base64url(payload, "payload"), now_s)
 
     def _claims(self, payload: bytes, now_s: float) -> Claims:
         try:
@@ -177,6 +189,7 @@ class TokenVerifier:
             frozenset(claims.scope) if claims.scope else _NO_SCOPE,
             int(claims.exp),
             claims.jti,
+            None if claims.iat is None else int(claims.iat),
         )
 
 
@@ -230,14 +243,14 @@ def issue(
         claims["jti"] = jti
     algorithm = _algorithm()
     key = _prepared(algorithm, secret)
-    signed = _to_base64url(b'{"alg":"HS256","typ":"JWT"}') + b"." + _to_base64url(msgspec.json.encode(claims))
-    return (signed + b"." + _to_base64url(algorithm.sign(signed, key))).decode("ascii")
+    signed = to_base64url(b'{"alg":"HS256","typ":"JWT"}') + b"." + to_base64url(msgspec.json.encode(claims))
+    return (signed + b"." + to_base64url(algorithm.sign(signed, key))).decode("ascii")
 
 
 def check_header(segment: bytes) -> None:
     """Refuse what is not HS256, or has extensions (RFC 7515, section 4.1.11)."""
     try:
-        header = _decode_header(_from_base64url(segment, "header"))
+        header = _decode_header(from_base64url(segment, "header"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise TokenError("its header cannot be read") from None
     if header.alg != "HS256":
@@ -311,7 +324,7 @@ def _prepared(algorithm: HMACAlgorithm, secret: bytes) -> bytes:
         raise ConfigError("auth.secrets", "one of them is empty or a key of another kind") from None
 
 
-def _from_base64url(segment: bytes, what: str) -> bytes:
+def from_base64url(segment: bytes, what: str) -> bytes:
     """Decode strictly: the URL alphabet, no padding, no bits left over."""
     try:
         if b"+" in segment or b"/" in segment or b"=" in segment:
@@ -320,7 +333,7 @@ def _from_base64url(segment: bytes, what: str) -> bytes:
         data = binascii.a2b_base64(padded, strict_mode=True)
     except binascii.Error:
         _raise_encoding(what)
-    if len(segment) % 4 and _to_base64url(data[-(len(data) % 3) :]) != segment[-(len(segment) % 4) :]:
+    if len(segment) % 4 and to_base64url(data[-(len(data) % 3) :]) != segment[-(len(segment) % 4) :]:
         _raise_encoding(what)
     return data
 
@@ -329,7 +342,8 @@ _TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 
 
-def _to_base64url(data: bytes) -> bytes:
+def to_base64url(data: bytes) -> bytes:
+    """Encode with the URL alphabet, without padding."""
     return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL)
 
 

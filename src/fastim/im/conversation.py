@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastim.store.base import Append, ConversationRecord, MessageRecord
 
 if TYPE_CHECKING:
     from fastim.im.session import Session
+    from fastim.im.watchers import Feed
 
-__all__ = ["Conversation", "More", "Ring", "RingEntry", "Rings", "sender_of"]
+__all__ = ["UNKNOWN_KEY", "Change", "Conversation", "More", "Ring", "RingEntry", "Rings", "sender_of"]
+
+UNKNOWN_KEY = (1 << 63) - 1
+"""No message has a greater key."""
 
 # What an entry costs beside its encoded packets and its content (measured with sys.getsizeof, rounded up).
 ENTRY_BYTES = 480
@@ -20,14 +25,30 @@ RingEntry = tuple[Append | MessageRecord, bytes | None, bytes | None]
 """A message and its ``new_message`` packet in JSON and in msgpack, each None until somebody needed it."""
 
 
+class Change(NamedTuple):
+    """The last change of a conversation's title or members.
+
+    Attributes:
+        number: Its count; see ``Journal``.
+        key: That of the last message before it.
+        session: Who made it; empty: an operator.
+    """
+
+    number: int
+    key: int
+    session: str
+
+
 class More:
     """What few conversations need; made at the first use."""
 
-    __slots__ = ("ack_sessions", "version", "watchers")
+    __slots__ = ("ack_sessions", "change", "feed", "published", "version")
 
     def __init__(self) -> None:
         self.ack_sessions: set[Session] = set()  # live ones that acknowledge
-        self.watchers: set[Session] = set()  # subscribed to the presence of all members
+        self.published: deque[tuple[int, int]] | None = None  # seq and time of commit, for acknowledgements
+        self.feed: Feed | None = None  # of those who watch the presence of all members
+        self.change: Change | None = None  # the last one, where clients come back to hear of it
         self.version = 0  # counts the changes of members, for readers of the roster
 
 
@@ -36,6 +57,7 @@ class Conversation:
 
     Attributes:
         last_seq: The last reported message's; sessions that are subscribed have got everything up to it.
+        last_key: No message up to ``last_seq`` has a greater key; ``UNKNOWN_KEY``: any may.
         topic: The hub's, of all live sessions of the members.
         loaded_members: How many loaded users are members.
     """
@@ -45,6 +67,7 @@ class Conversation:
         "id",
         "key",
         "kind",
+        "last_key",
         "last_seq",
         "last_time",
         "loaded_members",
@@ -56,7 +79,7 @@ class Conversation:
         "topic",
     )
 
-    def __init__(self, record: ConversationRecord, topic: int) -> None:
+    def __init__(self, record: ConversationRecord, topic: int, last_key: int = UNKNOWN_KEY) -> None:
         self.key = record.key
         self.id = record.id
         self.kind = record.kind
@@ -64,6 +87,7 @@ class Conversation:
         self.owner = record.owner
         self.member_count = record.member_count
         self.last_seq = record.last_seq
+        self.last_key = last_key
         self.last_time = record.last_time
         self.peers = record.peers
         self.topic = topic
@@ -82,6 +106,20 @@ class Conversation:
             self._more = More()
         return self._more
 
+    def record(self) -> ConversationRecord:
+        """What the store would say of it."""
+        return ConversationRecord(
+            self.key,
+            self.id,
+            self.kind,
+            self.title,
+            self.owner,
+            self.member_count,
+            self.last_seq,
+            self.last_time,
+            self.peers,
+        )
+
     def update(self, record: ConversationRecord) -> None:
         """Take over what a change may have touched; sequence numbers move with commits alone."""
         self.title = record.title
@@ -96,13 +134,15 @@ class Ring:
 
     Attributes:
         first: The oldest one's seq; one past the last where it is empty.
+        floor: No message before them has a greater key.
         bytes: What they are counted for.
     """
 
-    __slots__ = ("bytes", "entries", "first")
+    __slots__ = ("bytes", "entries", "first", "floor")
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, floor: int = UNKNOWN_KEY) -> None:
         self.first = first
+        self.floor = floor
         self.entries: deque[RingEntry] = deque()
         self.bytes = 0
 
@@ -153,7 +193,7 @@ class Rings:
             if not self.ring_bytes:
                 return
             self.drop(conversation)
-            ring = conversation.ring = Ring(seq)
+            ring = conversation.ring = Ring(seq, min(conversation.last_key, entry[0].key - 1))
             self._conversations[conversation] = None
         else:
             self._conversations.move_to_end(conversation)
@@ -171,9 +211,33 @@ class Rings:
         while self.bytes > self.total_bytes and self._conversations:
             self.drop(next(iter(self._conversations)))
 
+    def seed(self, conversation: Conversation, records: Sequence[MessageRecord]) -> None:
+        """Take the latest messages of a conversation, ascending, just read: as far back as there is room."""
+        if not records or records[-1].seq != conversation.last_seq:
+            return  # newer ones have come meanwhile
+        ring = conversation.ring
+        if ring is None or ring.end != conversation.last_seq + 1:
+            for record in records:
+                self.append(conversation, (record, None, None), record.seq)
+            return
+        for record in reversed(records):
+            if record.seq != ring.first - 1:
+                continue
+            entry: RingEntry = (record, None, None)
+            size = cost(entry)
+            if ring.bytes + size > self.ring_bytes or self.bytes + size > self.total_bytes:
+                return
+            ring.entries.appendleft(entry)
+            ring.first -= 1
+            ring.floor = min(ring.floor, record.key - 1)
+            ring.bytes += size
+            self.bytes += size
+
     def _shorten(self, ring: Ring) -> None:
         while ring.bytes > self.ring_bytes and len(ring.entries) > 1:
-            size = cost(ring.entries.popleft())
+            oldest = ring.entries.popleft()
+            size = cost(oldest)
+            ring.floor = oldest[0].key
             ring.first += 1
             ring.bytes -= size
             self.bytes -= size

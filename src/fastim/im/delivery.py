@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 from fastim._core.hub import Encoding
-from fastim.errors import ErrorCode, FastimError, LimitExceeded, RequestError, StoreError
+from fastim.errors import ErrorCode, FastimError, RequestError, StoreError
 from fastim.im.conversation import Conversation, RingEntry
 from fastim.im.domain import Domain, forbidden, unavailable
+from fastim.im.lookups import Lookups
 from fastim.im.receipts import Receipts
 from fastim.im.resume import Replayer
 from fastim.im.retries import Retries
 from fastim.im.session import Session, SessionState
+from fastim.im.storm import StormControl
+from fastim.im.undelivered import Undelivered
 from fastim.im.user import Membership
-from fastim.store.base import Append, Mark, MessageRecord, Write
+from fastim.store.base import Append, ConversationRecord, Mark, MessageRecord, Write
 from fastim.wire.bodies import Binary, Message
 from fastim.wire.encoders import MessageFields, new_message_packet, ok_message_packet
 from fastim.wire.native import Encoded
@@ -31,6 +35,16 @@ GONE: Final = int(SessionState.GONE)
 
 Origin = tuple[Session, int | None, Membership]
 """Where a message came from: the connection, its ref, and the sender's membership."""
+
+
+class Post:
+    """Where a message came from that came over no connection: who waits for it, and the conversation's id."""
+
+    __slots__ = ("conversation_id", "future")
+
+    def __init__(self, future: asyncio.Future[Append], conversation_id: str) -> None:
+        self.future = future
+        self.conversation_id = conversation_id
 
 
 def message_fields(conversation_id: str, message: Append | MessageRecord) -> MessageFields:
@@ -53,14 +67,31 @@ def message_fields(conversation_id: str, message: Append | MessageRecord) -> Mes
 class Delivery:
     """Messages from clients to the store, and from the store to clients."""
 
-    __slots__ = ("_domain", "_paused", "_receipts", "delivered_count", "replayer", "retries")
+    __slots__ = (
+        "_domain",
+        "_lookups",
+        "_paused",
+        "_receipts",
+        "_storm",
+        "delivered_count",
+        "replayer",
+        "retries",
+        "undelivered",
+    )
 
-    def __init__(self, domain: Domain, receipts: Receipts) -> None:
+    def __init__(self, domain: Domain, receipts: Receipts, lookups: Lookups) -> None:
         self._domain = domain
+        self._lookups = lookups
         self._receipts = receipts
         self.retries = Retries(domain, self.packet)
         self.replayer = Replayer(domain, self.retries, self.packet)
+        self.undelivered = Undelivered(domain)
         self._paused: dict[Session, None] = {}
+        self._storm: StormControl | None = None
+        if domain.options.storm.limited:
+            self._storm = StormControl(
+                domain.options.storm, self._store, self._refuse, domain.store_is_full, domain.clock_ns
+            )
         self.delivered_count = 0
 
     # -- from clients
@@ -91,30 +122,38 @@ class Delivery:
         membership = user.membership(conversation_id) if user is not None else None
         if membership is None or user is None:
             raise forbidden()
-        options = domain.options
-        if options.limit_message is not None:
-            retry_after_ms = options.limit_message(session)
-            if retry_after_ms:
-                raise LimitExceeded("too many messages", retry_after_ms)
-        if domain.store.queued_count >= options.pause_writes:
+        store, options = domain.store, domain.options
+        if store.queued_count >= options.pause_writes or store.queued_bytes >= options.pause_bytes:
             self.hold_back(session)
         conversation = membership.conversation
-        domain.store.submit(
-            Append(
-                conversation.key,
-                user.key,
-                user.id,
-                session.device,
-                kind,
-                content,
-                session.encoding,
-                domain.time_ms(),
-                client_id,
-                reply_to,
-                (session, ref, membership),
-            )
+        append = Append(
+            conversation.key,
+            user.key,
+            user.id,
+            session.device,
+            kind,
+            content,
+            session.encoding,
+            domain.time_ms(),
+            client_id,
+            reply_to,
+            (session, ref, membership),
+            session.origin,
         )
+        if self._storm is None or self._storm.admits(append, user.id, session.tier, conversation.id):
+            store.submit(append)
         return DEFERRED
+
+    def _store(self, append: Append) -> None:
+        """Submit a message that has waited: it is of now, and its sender may have been removed meanwhile."""
+        context = append.context
+        if isinstance(context, tuple):
+            session, _, membership = context
+            if session.user.membership(membership.conversation.id) is not membership:
+                self._refuse(append, forbidden())
+                return
+        append.time = self._domain.time_ms()
+        self._domain.store.submit(append)
 
     def hold_back(self, session: Session) -> None:
         """The store is behind: read no more from who writes, and past the bound take nothing.
@@ -124,19 +163,30 @@ class Delivery:
         """
         if session not in self._paused and self._domain.hub.pause(session.handle):
             self._paused[session] = None
-        if self._domain.store.queued_count >= self._domain.options.max_writes:
+        if self._domain.store_is_full():
             raise unavailable()
 
-    def tick(self) -> None:
-        """Read on from those who were held back, once the store has caught up by half."""
-        if self._paused and self._domain.store.queued_count <= self._domain.options.pause_writes // 2:
+    def tick(self, now_ns: int) -> None:
+        """Move on what waits; read on from those who were held back, once the store has caught up by half."""
+        if self._storm is not None and self._storm.waiting_count:
+            self._storm.serve(now_ns)
+        if self._paused and self._domain.store_has_caught_up():
             paused, self._paused = self._paused, {}
             for session in paused:
                 self._domain.hub.resume(session.handle)
 
+    def drain(self) -> None:
+        """Submit what waits for its turn."""
+        if self._storm is not None:
+            self._storm.drain()
+
     @property
     def paused_count(self) -> int:
         return len(self._paused)
+
+    def storm_stats(self) -> dict[str, int]:
+        """Counters of the limits of messages; empty where there are none."""
+        return self._storm.stats() if self._storm is not None else {}
 
     # -- from the store
 
@@ -155,12 +205,33 @@ class Delivery:
             elif append.duplicate:
                 self._answer(append, None)
             else:
+                domain.last_key = append.key
                 conversation = conversations.get(append.conversation)
                 if conversation is not None:
                     self._deliver(conversation, append, context)
-                elif domain.loads_in_flight:
-                    domain.missed[append.conversation] = (append.seq, append.time)
+                else:
+                    self._stored(append, context)
                 self._answer(append, conversation)
+        if self._storm is not None and self._storm.waiting_count:
+            self._storm.serve(domain.clock_ns())
+
+    def _stored(self, append: Append, context: object) -> None:
+        """Take note of a message of a conversation that is not loaded: what was read of it has changed."""
+        domain = self._domain
+        if domain.loads_in_flight:
+            domain.missed[append.conversation] = (append.seq, append.time)
+        if isinstance(context, Post):
+            conversation_id = context.conversation_id
+        else:
+            conversation_id = cast(Origin, context)[2].conversation.id
+        self.undelivered.stored(append.conversation, conversation_id, append.seq, append.time)
+        key = ("conversation", conversation_id)
+        record = domain.cache.peek(key)
+        if isinstance(record, ConversationRecord):
+            if record.last_seq < append.seq:
+                domain.cache.put(key, replace(record, last_seq=append.seq, last_time=append.time))
+        else:
+            domain.cache.invalidate(key)
 
     def _deliver(self, conversation: Conversation, append: Append, context: object) -> None:
         """Publish a message to the live sessions of the members, the sending one left out."""
@@ -199,20 +270,27 @@ class Delivery:
                 json = new_message_packet(JSON, fields)
             if msgpack_count:
                 msgpack = new_message_packet(MSGPACK, fields)
-            self.delivered_count += hub.publish(topic, json, msgpack, exclude)
+            offset = b"" if domain.journal is None else domain.journal.message_offset(append.key)
+            self.delivered_count += hub.publish(topic, json, msgpack, exclude, offset=offset)
             rare = conversation._more
             if rare is not None and rare.ack_sessions:
                 self.retries.published(conversation, seq)
         conversation.last_seq = seq
         conversation.last_time = append.time
         domain.rings.append(conversation, (append, json, msgpack), seq)
+        conversation.last_key = append.key
+        if self.undelivered.on_event is not None:
+            self.undelivered.stored(conversation.key, conversation.id, seq, append.time)
 
     def _answer(self, append: Append, conversation: Conversation | None) -> None:
         """Queue the ``ok`` behind what was published before it."""
         context, append.context = append.context, None
         if context.__class__ is not tuple:
-            if isinstance(context, asyncio.Future) and not context.done():
-                context.set_result(append)
+            if isinstance(context, Post):
+                if append.sender_id and append.sender_id not in self._domain.users:
+                    self._lookups.has_read(append.conversation, append.sender_id, append.seq)
+                if not context.future.done():
+                    context.future.set_result(append)
             return
         session, ref, membership = context
         if ref is None or session.state == GONE:
@@ -240,9 +318,9 @@ class Delivery:
         context, append.context = append.context, None
         if not isinstance(error, RequestError):
             error = unavailable(error if isinstance(error, StoreError) else None)
-        if isinstance(context, asyncio.Future):
-            if not context.done():
-                context.set_exception(error)
+        if isinstance(context, Post):
+            if not context.future.done():
+                context.future.set_exception(error)
         elif isinstance(context, tuple):
             session, ref, _ = context
             session.fail(ref, "binary" if append.kind == "binary" else "message", error)
@@ -256,24 +334,27 @@ class Delivery:
         if packet is not None:
             return packet
         packet = new_message_packet(encoding, message_fields(conversation.id, message))
-        if isinstance(message, Append):
-            kept = (message, json, packet) if encoding else (message, packet, msgpack)
-            self._domain.rings.replace(conversation, message.seq, kept)
+        kept = (message, json, packet) if encoding else (message, packet, msgpack)
+        self._domain.rings.replace(conversation, message.seq, kept)
         return packet
 
     # -- as an explicit user
 
-    async def post(self, append: Append) -> Append:
+    async def post(self, append: Append, conversation_id: str) -> Append:
         """Submit a message and return it once it is durable; None of a connection is involved.
 
+        Whoever may speak for any user is trusted with how often; the conversation and the server are not his
+        alone: their limits hold.
+
         Raises:
-            RequestError: refused, or ``unavailable``.
+            RequestError: refused, ``rate_limited`` or ``unavailable``.
         """
-        if self._domain.store.queued_count >= self._domain.options.max_writes:
+        if self._domain.store_is_full():
             raise unavailable()
         future: asyncio.Future[Append] = asyncio.get_running_loop().create_future()
-        append.context = future
-        self._domain.store.submit(append)
+        append.context = Post(future, conversation_id)
+        if self._storm is None or self._storm.admits(append, "", "", conversation_id):
+            self._domain.store.submit(append)
         return await future
 
 

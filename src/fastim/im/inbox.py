@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from fastim.errors import ErrorCode, RequestError
+from fastim.im.conversation import Conversation
 from fastim.im.delivery import message_fields
 from fastim.im.domain import Domain
 from fastim.im.pages import Pages
 from fastim.im.session import Session
-from fastim.store.base import ConversationRecord, InboxRow
+from fastim.im.user import Membership, User
+from fastim.store.base import Append, ConversationRecord, MessageRecord
 from fastim.wire.bodies import Conversations
 from fastim.wire.encoders import message_body
 
@@ -59,11 +64,20 @@ class Inbox:
         user = session.user
         if user is None:
             return {"conversations": [], "more": False}
-        rows, more = await self._domain.store.inbox(user.key, body.limit or DEFAULT_LIMIT, body.after)
+        limit = body.limit or DEFAULT_LIMIT
+        memberships = self._newest(user, limit + 1, body.after)
+        more = len(memberships) > limit
+        # As they are now; reading the last messages takes its time.
+        rows = [(m, m.conversation.record(), m.read) for m in memberships[:limit]]
+        lasts = await self._last_messages([membership.conversation for membership, _, _ in rows])
         answers: list[dict[str, Any]] = []
         left = self._domain.page_bytes(session)
-        for row in rows:
-            answer = self._line(session, row)
+        for (membership, record, read), last in zip(rows, lasts, strict=True):
+            if user.membership(record.id) is not membership:
+                continue  # removed meanwhile
+            answer = conversation_body(record, user.id, read)
+            if last is not None and self._may_see(membership, record.last_seq):
+                answer["last"] = message_body(session.encoding, message_fields(record.id, last))
             left -= LINE_BYTES + (len(answer["last"].data) if "last" in answer else 0)
             if left < 0 and answers:
                 more = True
@@ -71,16 +85,43 @@ class Inbox:
             answers.append(answer)
         return {"conversations": answers, "more": more}
 
-    def _line(self, session: Session, row: InboxRow) -> dict[str, Any]:
-        record = row.conversation
-        answer = conversation_body(record, session.user_id, row.read)
-        last = row.last
-        if last is not None and self._may_see(session, record.id, last.seq):
-            answer["last"] = message_body(session.encoding, message_fields(record.id, last))
-        return answer
+    @staticmethod
+    def _newest(user: User, count: int, after: str | None) -> list[Membership]:
+        """The memberships with the newest activity; they are loaded with their user."""
 
-    def _may_see(self, session: Session, conversation_id: str, seq: int) -> bool:
-        if not self._domain.options.history_from_joining or session.user is None:
-            return True
-        membership = session.user.membership(conversation_id)
-        return membership is not None and seq > membership.joined_seq
+        def place(membership: Membership) -> tuple[int, int]:
+            return membership.conversation.last_time, membership.conversation.key
+
+        memberships: Iterable[Membership] = user.memberships()
+        if after is not None:
+            start = user.membership(after)
+            if start is None:
+                raise RequestError(ErrorCode.BAD_REQUEST, "after: no such conversation")
+            end = place(start)
+            memberships = [membership for membership in memberships if place(membership) < end]
+        return heapq.nlargest(count, memberships, key=place)
+
+    async def _last_messages(
+        self, conversations: Sequence[Conversation]
+    ) -> list[Append | MessageRecord | None]:
+        """The last message of each: from its ring, or all others by one read, which begins their rings."""
+        found: list[Append | MessageRecord | None] = []
+        wanted: list[tuple[int, int, int]] = []
+        missing: list[int] = []
+        for place, conversation in enumerate(conversations):
+            ring, last = conversation.ring, conversation.last_seq
+            entry = ring.entries[-1] if ring is not None and ring.entries and ring.end == last + 1 else None
+            found.append(entry[0] if entry is not None else None)
+            if entry is None and last:
+                missing.append(place)
+                wanted.append((conversation.key, last - 1, last))
+        if wanted:
+            for place, records in zip(missing, await self._domain.store.replay(wanted, 1), strict=True):
+                if records:
+                    found[place] = records[0]
+                    if conversations[place].loaded_members:
+                        self._domain.rings.seed(conversations[place], records)
+        return found
+
+    def _may_see(self, membership: Membership, seq: int) -> bool:
+        return not self._domain.options.history_from_joining or seq > membership.joined_seq

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from fastim.errors import ErrorCode, LimitExceeded, RequestError
-from fastim.im.conversation import Conversation
+from fastim.im.conversation import Change, Conversation
 from fastim.im.delivery import bad_request
 from fastim.im.domain import Domain, forbidden
 from fastim.im.inbox import conversation_body, public_body
+from fastim.im.lookups import Lookups
 from fastim.im.pages import Pages
 from fastim.im.session import Session
 from fastim.im.user import Membership, User
 from fastim.store.base import ConversationRecord, MemberRecord, MembershipRecord
 from fastim.wire.bodies import ConversationCreate, ConversationUpdate, Members
+from fastim.wire.native import encode_packet
 
 __all__ = ["NAME_SCOPE", "Conversations"]
 
@@ -34,17 +36,27 @@ class Conversations:
 
     Args:
         domain: The shared state.
+        lookups: Reads what is not loaded.
         pages: Gives large answers their turns.
         on_removed: Called for each loaded user who is no member any more, before the membership goes.
         on_restored: Called with a seq for each who is one again since the removal failed: what follows the
             seq was not delivered.
+        on_left: Called with the user ids of all, loaded or not, who are no members any more.
     """
 
-    __slots__ = ("_domain", "_joining", "_on_removed", "_on_restored", "_pages")
+    __slots__ = ("_domain", "_joining", "_lookups", "_on_left", "_on_removed", "_on_restored", "_pages")
 
     def __init__(
-        self, domain: Domain, pages: Pages, on_removed: RemovedHook, on_restored: RestoredHook
+        self,
+        domain: Domain,
+        lookups: Lookups,
+        pages: Pages,
+        on_removed: RemovedHook,
+        on_restored: RestoredHook,
+        on_left: Callable[[Iterable[str]], None],
     ) -> None:
+        self._lookups = lookups
+        self._on_left = on_left
         self._pages = pages
         self._on_restored = on_restored
         self._domain = domain
@@ -100,8 +112,8 @@ class Conversations:
         """Serve ``members``."""
         limit = body.limit or DEFAULT_LIMIT
         async with self._pages.turn(session):
-            key = self._domain.member_of(session, body.conversation).conversation.key
-            records = await self._domain.store.member_records(key, limit + 1, body.after or "")
+            conversation = self._domain.member_of(session, body.conversation).conversation
+            records = await self._lookups.members(conversation, limit + 1, body.after or "")
             # Read while the asker was removed: not theirs any more.
             self._domain.member_of(session, body.conversation)
         members = [self._member_body(record) for record in records[:limit]]
@@ -143,8 +155,9 @@ class Conversations:
                 kind, creator, everyone, title, domain.time_ms(), id, client_id
             )
             if is_new:
+                domain.cache.invalidate(("conversation", record.id))
                 self._enter(record, everyone, origin)
-            elif creator and not await self.is_member(creator, record):
+            elif creator and not await self._lookups.is_member(creator, record):
                 raise forbidden()
         return self._as_seen_by(record, creator)
 
@@ -171,24 +184,13 @@ class Conversations:
                 self._domain.add_membership(user, MembershipRecord(record, member, 0))
                 self._tell(user, "added", conversation_body(record, user_id, 0), origin)
 
-    async def is_member(self, user_id: str, record: ConversationRecord) -> bool:
-        """Whether a user, loaded or not, is a member."""
-        user = self._domain.users.get(user_id)
-        if user is not None and user.membership(record.id) is not None:
-            return True
-        if record.peers is not None:
-            return user_id in record.peers
-        found = await self._domain.store.load_users([(user_id, "")])
-        _, memberships = found[user_id, ""]
-        return any(membership.conversation.key == record.key for membership in memberships)
-
     # -- changing
 
     async def update_as_operator(
         self, conversation_id: str, title: str | None, add: Iterable[str], remove: Iterable[str]
     ) -> dict[str, Any]:
         """Change a conversation whoever owns it."""
-        record = await self._domain.store.conversation(conversation_id)
+        record = await self._lookups.conversation(conversation_id)
         if record is None:
             raise forbidden()
         if record.peers is not None:
@@ -294,6 +296,8 @@ class Conversations:
         """Take a committed change over: the removed leave at once, the others are told, the added come in."""
         domain = self._domain
         domain.changed([*removed, *(member.user for member in added)])
+        domain.cache.invalidate(("conversation", record.id))
+        domain.cache.invalidate(("members", record.key))
         for user_id in removed:
             # Most were cut off before; this is who came in by a read that was older than the commit.
             gone = domain.users.get(user_id)
@@ -301,6 +305,8 @@ class Conversations:
             if gone is not None and membership is not None:
                 self._cut(gone, membership)
                 self._tell_removed(gone, record, origin)
+        if removed:
+            self._on_left(removed)
         heir = domain.users.get(record.owner) if removed else None
         inherited = heir.membership(record.id) if heir is not None else None
         if inherited is not None:
@@ -309,9 +315,7 @@ class Conversations:
         if conversation is not None:
             conversation.update(record)
             if changed or added or removed:
-                body = {"change": "changed", "conversation": public_body(record)}
-                exclude = origin.handle if origin is not None else 0
-                domain.publish(conversation, "conversation", body, exclude=exclude)
+                self._tell_changed(conversation, record, origin)
         for member in added:
             user = domain.users.get(member.user)
             if user is not None:
@@ -329,11 +333,36 @@ class Conversations:
         finally:
             self._domain.load_ends()
 
-    @staticmethod
-    def _tell(user: User, change: str, body: dict[str, Any], origin: Session | None) -> None:
-        for session in user.sessions:
-            if session is not origin:
-                session.send_event("conversation", {"change": change, "conversation": body})
+    def _tell(self, user: User, change: str, body: dict[str, Any], origin: Session | None) -> None:
+        self._domain.tell(user, "conversation", {"change": change, "conversation": body}, origin)
+
+    def _tell_changed(
+        self, conversation: Conversation, record: ConversationRecord, origin: Session | None
+    ) -> None:
+        domain, offset, exclude = self._domain, b"", 0
+        if domain.journal is not None:
+            number, offset = domain.journal.change()
+            by = origin.session_id if origin is not None else ""
+            conversation.more().change = Change(number, domain.last_key, by)
+        if origin is not None:
+            exclude = origin.handle
+        body = {"change": "changed", "conversation": public_body(record)}
+        domain.publish(conversation, "conversation", body, exclude=exclude, offset=offset)
+
+    def changes(self, session: Session, since: int) -> list[tuple[Change, bytes]]:
+        """The conversations of a session that have changed since a number, as they are now; see ``Journal``.
+
+        Returns:
+            The last change of each, and the event that tells of it; ascending.
+        """
+        user, found = session.user, []
+        for membership in user.memberships() if user is not None else ():
+            conversation = membership.conversation
+            change = conversation.rare.change if conversation.rare is not None else None
+            if change is not None and change.number > since and change.session != session.session_id:
+                body = {"change": "changed", "conversation": public_body(conversation.record())}
+                found.append((change, encode_packet("conversation", body, session.encoding)))
+        return sorted(found)
 
     def _as_seen_by(self, record: ConversationRecord, user_id: str) -> dict[str, Any]:
         user = self._domain.users.get(user_id)

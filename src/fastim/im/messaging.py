@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from fastim._core.histogram import Histogram
 from fastim._core.hub import Hub
-from fastim.errors import CloseCode, ErrorCode, RequestError
-from fastim.im.conversation import Conversation
+from fastim.errors import CloseCode, ErrorCode, RequestError, StoreError
+from fastim.im.conversation import Change, Conversation
 from fastim.im.delivery import DEFERRED, Delivery
 from fastim.im.domain import Domain, forbidden
 from fastim.im.history import HistoryReader
 from fastim.im.inbox import Inbox
+from fastim.im.journal import Journal
 from fastim.im.loading import UserLoader
+from fastim.im.lookups import Lookups
 from fastim.im.members import Conversations
+from fastim.im.missed import Missed, MissedMessage
 from fastim.im.options import ImOptions
 from fastim.im.pages import Pages
 from fastim.im.presence import Presence
 from fastim.im.receipts import Receipts
-from fastim.im.resume import NS_PER_S, EndedSession, Sessions, Start, live_session
+from fastim.im.resume import NS_PER_S, Start
+from fastim.im.rosters import Rosters
 from fastim.im.session import Session, SessionState, Status
+from fastim.im.sessions import (
+    Cursors,
+    DetachedSession,
+    EndReason,
+    MovedSession,
+    Sessions,
+    note_ack,
+    stored_cursors,
+)
 from fastim.im.typing import Typing
 from fastim.im.user import User
-from fastim.store.base import Append, MembershipRecord, Store, Write
+from fastim.store.base import Append, ConversationRecord, MembershipRecord, Store, Write
 from fastim.wire import bodies
 from fastim.wire.native import Encoded, encode_value
 
@@ -74,15 +89,29 @@ class Messaging:
         domain = Domain(hub, store, options, clock_ns=clock_ns, time_ms=time_ms, spawn=spawn)
         self._domain = domain
         self._loader = UserLoader(domain)
-        self._receipts = Receipts(domain)
+        self._lookups = Lookups(domain)
+        self._receipts = Receipts(domain, self._lookups)
         self._typing = Typing(domain)
-        self._presence = Presence(domain)
-        self._delivery = Delivery(domain, self._receipts)
+        self._rosters = Rosters(domain, self._lookups)
+        self._presence = Presence(domain, self._rosters)
+        self._delivery = Delivery(domain, self._receipts, self._lookups)
+        self._missed = Missed(domain, self._delivery.packet)
         self._pages = Pages(domain)
-        self._history = HistoryReader(domain, self._pages)
+        self._history = HistoryReader(domain, self._lookups, self._pages)
         self._inbox = Inbox(domain, self._pages)
-        self._conversations = Conversations(domain, self._pages, self._on_removed, self._on_restored)
-        self._ended = Sessions(options.session_life_s * NS_PER_S, options.max_sessions)
+        self._conversations = Conversations(
+            domain,
+            self._lookups,
+            self._pages,
+            self._on_removed,
+            self._on_restored,
+            self._presence.members_left,
+        )
+        self.sessions = Sessions(
+            domain, int(options.session_life_s * NS_PER_S), options.max_sessions, options.max_session_bytes
+        )
+        """Who is connected, and who may come back."""
+        self.sessions.on_gone = self._presence.forget
         self.on_commit: Callable[[Sequence[Write]], None] = self._delivery.on_commit
         """Answers and delivers a committed batch; given to ``store.open``."""
         self.builtins = {
@@ -105,15 +134,21 @@ class Messaging:
 
     async def start(self) -> None:
         """Begin; the store is open."""
+        self._domain.last_key = self._domain.store.last_key
+        with suppress(StoreError):  # a store that takes no writes now: nobody is expected
+            await self._presence.expect()
 
     def drain(self) -> None:
         """The server is about to end: from now on nobody is told that anyone left."""
-        self._presence.muted = True
+        self._presence.mute()
 
     async def stop(self) -> None:
-        """Submit what windows hold, and wait until the store has reported everything."""
+        """Submit what waits for its turn and what windows hold, and wait until the store has reported it."""
         self.drain()
+        self._delivery.drain()
         self._receipts.flush()
+        with suppress(StoreError):  # then the next start knows of nobody
+            await self._presence.keep()
         await self._domain.store.flush()
 
     def tick(self, now_ns: int) -> None:
@@ -121,19 +156,32 @@ class Messaging:
         self._receipts.tick(now_ns)
         self._typing.tick(now_ns)
         self._presence.tick(now_ns)
+        self.sessions.tick(now_ns)
         self._delivery.retries.tick(now_ns)
+        self._delivery.undelivered.tick(now_ns)
         self._delivery.replayer.tick(now_ns)
-        self._delivery.tick()
+        self._delivery.tick(now_ns)
 
     # -- connections
 
-    async def attach(self, session: Session, hello: bodies.Hello, claims: Any) -> dict[str, Any]:
+    async def attach(
+        self,
+        session: Session,
+        hello: bodies.Hello,
+        claims: Any,
+        moved: MovedSession | None = None,
+        *,
+        replay: bool = True,
+    ) -> dict[str, Any]:
         """Make a connection the session of a user.
 
         Args:
             session: New, with hub, handle and encoding.
             hello: Its ``device``, ``acks`` and ``resume``; ``batch`` and ``token`` are the caller's.
             claims: ``Claims`` of the verified token.
+            moved: What another server has handed over of the session that ``resume`` names.
+            replay: What ``resume`` does not say it has seen is replayed by ``begin``; False: nothing is, the
+                caller sends what was ``missed``.
 
         Returns:
             The domain's part of the ``ok`` body: protocol, features, session, user, device, tier, time,
@@ -147,11 +195,33 @@ class Messaging:
         if device is None:
             device = self._device_of(claims.user, hello.resume) or secrets.token_urlsafe(8)
         user = self._domain.users.get(claims.user)
-        if user is not None and hello.resume is None:
-            return self._enter(session, hello, claims, device, user.key, ())
-        enter = partial(self._enter, session, hello, claims, device)
+        if user is not None and (not replay or self._knows_start(user, device, hello.resume)):
+            return self._enter(session, hello, claims, device, moved, replay, user.key, None)
+        enter = partial(self._enter, session, hello, claims, device, moved, replay)
         answer: dict[str, Any] = await self._loader.load(claims.user, device, enter)
         return answer
+
+    def _knows_start(self, user: User, device: str, resume: bodies.Resume | None) -> bool:
+        """Whether all that the replay of a loaded user's session starts from is in memory."""
+        if resume is None:
+            return True
+        missing = [m for m in user.memberships() if m.conversation.id not in resume.seen]
+        if not missing:
+            return True
+        found = self.sessions.find(resume.session, user.id, device)
+        cursors: Cursors | None = found.cursors if found is not None else None
+        if cursors is None or self._has_others(user, device, found):
+            # Others acknowledge for the same device: what all have got is kept for a while beside them.
+            return self._lookups.knows_positions(user, device, resume.seen)
+        return all(cursors.position(m.conversation.key, m.joined_seq) is not None for m in missing)
+
+    def _has_others(self, user: User, device: str, than: Session | DetachedSession | None) -> bool:
+        """Whether the user has another session of the device, live or detached."""
+        if any(other.device == device and other is not than for other in user.sessions):
+            return True
+        return any(
+            other.device == device and other is not than for _, other in self.sessions.detached_of(user)
+        )
 
     def _enter(
         self,
@@ -159,13 +229,15 @@ class Messaging:
         hello: bodies.Hello,
         claims: Any,
         device: str,
+        moved: MovedSession | None,
+        replay: bool,
         key: int,
-        records: Sequence[MembershipRecord],
+        records: Sequence[MembershipRecord] | None,
     ) -> dict[str, Any]:
         """Fill the session and make it one of its user's; nothing else happens in between."""
         if session.state != SessionState.NEW:
             raise RequestError(ErrorCode.BAD_REQUEST, "hello: the connection has one already, or is gone")
-        user = self._domain.load_user(claims.user, key, records)
+        user = self._domain.load_user(claims.user, key, records or ())
         session.user = user
         session.device = device
         session.device_class = claims.device_class or ""
@@ -174,56 +246,112 @@ class Messaging:
         session.exp = claims.exp
         session.acks = hello.acks
         session.state = int(SessionState.ATTACHED)
-        resumed = self._resume(session, user, hello.resume) if hello.resume is not None else False
-        if hello.resume is not None:
-            delivered = {record.conversation.key: record.device_delivered for record in records}
-            session.replay = Start(hello.resume.seen, delivered)
-        if not session.number:
-            session.number = Sessions.new_number()
+        resume = hello.resume
+        resumed = resume is not None and (
+            self._resume(session, user, resume.session) or self._adopt(session, resume.session, moved)
+        )
+        positions: Mapping[int, int] = {}
+        if resume is not None or records is not None:
+            positions = self._receipts.positions(user, device, records or (), keep=resume is not None)
+        if records is not None:
+            session.cursors = stored_cursors(records, positions, session.cursors)
+        if resume is not None and replay:
+            session.replay = Start(resume.seen, session.cursors or Cursors(), positions)
+        if not session.session_id:
+            session.session_id = Sessions.new_id()
+        self.sessions.enter(session)
         user.enter(session)
         self._presence.arrive(user, session)
         return {
             "protocol": PROTOCOL,
             "features": list(FEATURES),
-            "session": Sessions.to_id(session.number),
+            "session": session.session_id,
             "user": user.id,
             "device": device,
             "tier": session.tier,
             "time": self._domain.time_ms(),
             "resumed": resumed,
+            "presence": resumed and self._presence.can_restore(session),
         }
 
     def _device_of(self, user_id: str, resume: bodies.Resume | None) -> str | None:
         """The device of the session to resume, for a client that does not repeat what it was told."""
-        if resume is None:
-            return None
-        number = Sessions.from_id(resume.session)
-        for session in self.sessions_of(user_id):
-            if number and session.number == number:
-                return session.device
-        return self._ended.device(number, user_id)
+        return self.sessions.device_of(resume.session, user_id) if resume is not None else None
 
-    def _resume(self, session: Session, user: User, resume: bodies.Resume) -> bool:
-        """Take over an ended or live session of the same user and device; False if there is none."""
-        number = Sessions.from_id(resume.session)
-        live = live_session(user, number, session.device)
-        ended: Session | EndedSession | None = live
-        if live is None:
-            ended = self._ended.take(number, user.id, session.device, self._domain.clock_ns())
-        if ended is None:
+    def _resume(self, session: Session, user: User, session_id: str) -> bool:
+        """Take over a detached or live session of the same user and device; False if there is none."""
+        found = self.sessions.find(session_id, user.id, session.device)
+        if found is None:
             return False
-        session.number = number
-        session.status = ended.status
-        session.metadata = ended.metadata
-        if live is not None:
-            user.exit(live)
-            user.enter(session)
-            self._presence.replace(live)
-            self._part(live, user)
-            self._domain.hub.close(
-                live.handle, CloseCode.REPLACED, "resumed elsewhere", self._domain.clock_ns()
-            )
+        session.session_id = session_id
+        session.status = found.status
+        session.metadata = found.metadata
+        session.cursors = found.cursors
+        self.sessions.resumed += 1
+        if isinstance(found, DetachedSession):
+            user.come_back(session_id)
+            return True
+        user.exit(found)
+        user.enter(session)
+        self._presence.replace(found)
+        self._part(found, user)
+        self._domain.hub.close(found.handle, CloseCode.REPLACED, "resumed elsewhere", self._domain.clock_ns())
         return True
+
+    @staticmethod
+    def _adopt(session: Session, session_id: str, moved: MovedSession | None) -> bool:
+        """Go on with a session that another server has handed over; False if this is none."""
+        if moved is None or moved.session != session_id:
+            return False
+        session.session_id = session_id
+        session.status = moved.status
+        session.metadata = moved.metadata
+        return True
+
+    @property
+    def last_key(self) -> int:
+        """The key of the last message that was reported: a moment, for ``missed``."""
+        return self._domain.last_key
+
+    async def missed(self, session: Session, since: int) -> list[MissedMessage] | None:
+        """Return all messages that a session has missed of all its conversations, in the order of commits.
+
+        What it sent itself is left out: it had the answers. Whoever sends these and calls ``begin`` in the
+        turn of the loop in which this returns has missed nothing and gets nothing twice. No read is needed
+        where the rings have it all.
+
+        Args:
+            session: Attached with ``replay`` False, not begun.
+            since: The key of the last message that it got.
+
+        Returns:
+            None: They are more than ``missed_messages`` or ``missed_bytes``.
+
+        Raises:
+            StoreError: Not read.
+        """
+        return await self._missed.of(session, since)
+
+    def changes(self, session: Session, since: int) -> list[tuple[Change, bytes]]:
+        """Return which of a session's conversations have changed since a number that the journal gave.
+
+        Returns:
+            The last change of each, and the event that tells how the conversation is now; ascending.
+        """
+        return self._conversations.changes(session, since)
+
+    async def changed_since(self, session: Session, change: int) -> bool:
+        """Whether any of a session's conversations, or which they are, has changed; see ``Store``.
+
+        Raises:
+            StoreError: Not read.
+        """
+        user = session.user
+        return user is not None and await self._domain.store.changed_since(user.key, change)
+
+    def keep_journal(self, journal: Journal) -> None:
+        """Tell a journal, from now on, what clients that come back may have missed."""
+        self._domain.journal = journal
 
     def begin(self, session: Session) -> None:
         """Start replay and live delivery; called once, after the ``ok`` of the hello was queued."""
@@ -231,6 +359,7 @@ class Messaging:
             return
         session.state = int(SessionState.LIVE)
         start, session.replay = session.replay, None
+        self._presence.restore(session)
         self._delivery.replayer.begin(session, start)
 
     def on_drained(self, session: Session) -> None:
@@ -245,8 +374,7 @@ class Messaging:
             session.state = int(SessionState.GONE)
             return
         user.exit(session)
-        if session.number:
-            self._ended.end(session, self._domain.clock_ns())
+        self.sessions.detach(session, user)
         self._part(session, user)
         self._presence.depart(user, session)
 
@@ -268,20 +396,52 @@ class Messaging:
             if session.acks and conversation.rare is not None:
                 conversation.rare.ack_sessions.discard(session)
 
-    def sessions(self) -> Iterator[Session]:
-        """All attached sessions."""
-        for user in list(self._domain.users.values()):
-            yield from tuple(user.sessions)
-
     def sessions_of(self, user_id: str) -> tuple[Session, ...]:
-        """The live sessions of a user."""
+        """The live sessions of a user, in the order they came."""
         user = self._domain.users.get(user_id)
         return tuple(user.sessions) if user is not None else ()
 
-    def end_session(self, session: Session) -> None:
-        """Forget a session so that it cannot be resumed (logout, ban)."""
-        self._ended.forget(session.number)
-        session.number = 0
+    def detached_of(self, user_id: str) -> list[tuple[str, DetachedSession]]:
+        """The detached sessions of a user with their ids."""
+        user = self._domain.users.get(user_id)
+        return list(self.sessions.detached_of(user)) if user is not None else []
+
+    async def sessions_in(self, conversation: str) -> list[Session]:
+        """The live sessions of a conversation's members.
+
+        Raises:
+            RequestError: ``forbidden`` where there is none of this id.
+        """
+        record = await self._domain.store.conversation(conversation)
+        if record is None:
+            raise forbidden()
+        return [
+            session
+            for user in self._domain.users.values()
+            if user.membership(conversation) is not None
+            for session in user.sessions
+            if session.state == SessionState.LIVE
+        ]
+
+    def end_sessions(
+        self,
+        user_id: str,
+        device: str | None = None,
+        session_id: str | None = None,
+        *,
+        live: bool = True,
+    ) -> None:
+        """End a user's sessions: all, or those of a device, or one; closing connections is the caller's.
+
+        Args:
+            live: Those with a connection, too.
+        """
+        sessions: list[tuple[str, Session | DetachedSession]] = [*self.detached_of(user_id)]
+        if live:
+            sessions += [(session.session_id, session) for session in self.sessions_of(user_id)]
+        for number, session in sessions:
+            if device in (None, session.device) and session_id in (None, number):
+                self.sessions.end(number, EndReason.REMOVED)
 
     def stats(self) -> dict[str, int]:
         """Counters for the metrics: users, conversations, ring_bytes, replays, …"""
@@ -289,16 +449,28 @@ class Messaging:
         return {
             "users": len(domain.users),
             "conversations": len(domain.conversations),
-            "sessions_ended": len(self._ended),
             "ring_bytes": domain.rings.bytes,
             "rings": len(domain.rings),
             "typing_conversations": len(self._typing),
+            "typing_changes_total": self._typing.change_count,
+            "typing_frames_total": self._typing.frame_count,
             "sessions_awaiting_acks": len(self._delivery.retries),
             "sessions_held_back": self._delivery.paused_count,
-            "deliveries": self._delivery.delivered_count,
+            "deliveries_total": self._delivery.delivered_count,
+            "messages_sent_again_total": self._delivery.retries.sent_again_count,
+            "messages_given_up_total": self._delivery.retries.given_up_count,
+            **self._delivery.undelivered.stats(),
             **self._presence.stats(),
             **self._delivery.replayer.stats(),
         }
+
+    def storm_stats(self) -> dict[str, int]:
+        """Counters of the limits of messages."""
+        return self._delivery.storm_stats()
+
+    def cache_stats(self) -> dict[str, int]:
+        """Counters of the cache for the metrics."""
+        return self._domain.cache.stats()
 
     # -- events
 
@@ -309,11 +481,12 @@ class Messaging:
         if session.acks:
             self._delivery.retries.acknowledge(session, conversation, seq)
         self._receipts.acknowledge(session, membership, seq)
+        note_ack(session, conversation.key, seq)
         return {}
 
     def _read_receipt(self, session: Session, body: bodies.ReadReceipt, ref: int | None) -> object:
         membership = self._domain.member_of(session, body.conversation)
-        if self._domain.store.queued_count >= self._domain.options.pause_writes:
+        if self._domain.store_is_behind():
             self._delivery.hold_back(session)
         return DEFERRED if self._receipts.read(session, membership, body.seq, ref) else {}
 
@@ -354,6 +527,19 @@ class Messaging:
         for session in user.sessions:
             if session.state == SessionState.LIVE:
                 self._delivery.replayer.catch_up(session, conversation, position)
+
+    @property
+    def ack_latency(self) -> Histogram:
+        """From the commit of a message to its acknowledgement, nanoseconds."""
+        return self._delivery.retries.latency
+
+    def tell_undelivered(self, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have ``on_event`` called for what is stored and not delivered in time; see ``Undelivered``.
+
+        With ``undelivered_after_ms`` 0 it never is.
+        """
+        if self._domain.options.undelivered_after_ms:
+            self._delivery.undelivered.on_event = on_event
 
     # -- for REST and applications, with explicit users
 
@@ -414,15 +600,15 @@ class Messaging:
             StoreError: the conversation could not be looked up.
         """
         domain = self._domain
-        record = await domain.store.conversation(conversation)
+        record = await self._lookups.conversation(conversation)
         if record is None:
             raise forbidden()
         sender_key = 0
         if sender:
-            if not await self._conversations.is_member(sender, record):
+            if not await self._lookups.is_member(sender, record):
                 raise forbidden()
-            found = await domain.store.load_users([(sender, device)])
-            sender_key = found[sender, device][0]
+            loaded = domain.users.get(sender)
+            sender_key = loaded.key if loaded is not None else (await self._lookups.profile(sender)).key
         append = Append(
             record.key,
             sender_key,
@@ -435,7 +621,7 @@ class Messaging:
             client_id,
             reply_to,
         )
-        await self._delivery.post(append)
+        await self._delivery.post(append, conversation)
         user = domain.users.get(sender)
         membership = user.membership(conversation) if user is not None else None
         if membership is not None and membership.read < append.seq:
@@ -448,6 +634,14 @@ class Messaging:
             "client_id": append.client_id,
             "duplicate": append.duplicate,
         }
+
+    async def conversation(self, conversation: str) -> ConversationRecord | None:
+        """Look a conversation up as an operator; None: there is none of this id.
+
+        Raises:
+            StoreError: not looked up.
+        """
+        return await self._lookups.conversation(conversation)
 
     async def history(
         self,

@@ -53,11 +53,12 @@ class Pages:
             self._next(session)
 
     async def _room(self, session: Session) -> None:
-        hub, room_bytes = self._domain.hub, self._domain.chunk_bytes(session)
-        while hub.queued_bytes(session.handle) > room_bytes:
+        hub, own_sent = self._domain.hub, False
+        while self._domain.room_bytes(session, own_sent) < 0:
             future = self._drained[session] = asyncio.get_running_loop().create_future()
             hub.want_drained(session.handle)
             await future
+            own_sent = True
         if session.state == SessionState.GONE:
             raise gone()
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastim._core.hub import Lane
 from fastim.errors import StoreError
 from fastim.im.conversation import Conversation
 from fastim.im.domain import NS_PER_MS, Domain, unavailable
+from fastim.im.lookups import Lookups
 from fastim.im.session import Session
 from fastim.im.user import Membership, User
-from fastim.store.base import Mark
+from fastim.store.base import Mark, MembershipRecord
 
 __all__ = ["ReadContext", "Receipts"]
+
+
+DeviceKey = tuple[int, int, str]
+"""Keys of the conversation and the user, and the device."""
 
 
 class ReadContext(NamedTuple):
@@ -21,6 +28,17 @@ class ReadContext(NamedTuple):
     session: Session
     ref: int | None
     membership: Membership
+
+
+class _Window:
+    """What a conversation is told at the window's end, by user id."""
+
+    __slots__ = ("conversation", "receipts", "until_ns")
+
+    def __init__(self, conversation: Conversation, until_ns: int) -> None:
+        self.conversation = conversation
+        self.until_ns = until_ns
+        self.receipts: dict[str, _Receipt] = {}
 
 
 class _Receipt:
@@ -50,13 +68,16 @@ class _Receipt:
 class Receipts:
     """Cursors and their ``receipt`` events."""
 
-    __slots__ = ("_domain", "_due_ns", "_marks", "_window")
+    __slots__ = ("_domain", "_due_ns", "_lookups", "_marks", "_order", "_submitted", "_windows")
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, lookups: Lookups) -> None:
         self._domain = domain
-        self._window: dict[Conversation, dict[str, _Receipt]] = {}
-        self._marks: dict[tuple[int, int, str], int] = {}  # (conversation, user, device) → delivered
-        self._due_ns = 0  # the open window's end; 0: none is open
+        self._lookups = lookups
+        self._windows: dict[Conversation, _Window] = {}  # open ones
+        self._order: deque[_Window] = deque()  # the same, the earliest end first
+        self._marks: dict[DeviceKey, int] = {}  # delivered, to be submitted at the window's end
+        self._submitted: dict[DeviceKey, int] = {}  # and not reported yet
+        self._due_ns = 0  # when marks are submitted; 0: there are none
 
     # -- from clients
 
@@ -66,13 +87,15 @@ class Receipts:
         if user is None or seq <= 0:
             return
         conversation = membership.conversation
+        self._lookups.acknowledged(user.id, session.device, conversation.key, seq)
         key = (conversation.key, user.key, session.device)
         if self._marks.get(key, 0) < seq:
             self._marks[key] = seq
-            self._open()
+            if not self._due_ns:
+                self._due_ns = self._domain.clock_ns() + self._domain.options.window_ms * NS_PER_MS
         if membership.delivered < seq:
             membership.delivered = seq
-            self._note(conversation, user, session).delivered = seq
+            self._note(conversation, user, session, delivered=seq)
 
     def read(self, session: Session, membership: Membership, seq: int, ref: int | None) -> bool:
         """Submit a read mark; False if there is nothing to do. The answer follows the commit."""
@@ -93,6 +116,9 @@ class Receipts:
         """Answer a read mark and tell the others of it; delivered marks need nothing more."""
         context = mark.context
         if not isinstance(context, ReadContext):
+            key = (mark.conversation, mark.user, mark.device)
+            if self._submitted.get(key, 0) <= mark.delivered or mark.error is not None:
+                self._submitted.pop(key, None)
             return
         session, ref, membership = context
         if mark.error is not None:
@@ -103,40 +129,92 @@ class Receipts:
             membership.read = mark.read
             user = session.user
             if user is not None:
-                self._note(membership.conversation, user, session).read = mark.read
+                self._note(membership.conversation, user, session, read=mark.read)
         session.answer(ref, {})
+
+    # -- for a resume
+
+    def positions(
+        self, user: User, device: str, records: Sequence[MembershipRecord], *, keep: bool = True
+    ) -> Mapping[int, int]:
+        """Up to where a device has got everything, by conversation key: as just read, else as kept.
+
+        What it acknowledged a moment ago is on its way to the store, and not in what was read.
+        """
+        if not records:
+            return self._lookups.kept_positions(user.id, device)
+        found: dict[int, int] = {}
+        for record in records:
+            key = (record.conversation.key, user.key, device)
+            under_way = max(self._marks.get(key, 0), self._submitted.get(key, 0))
+            found[record.conversation.key] = max(record.device_delivered, under_way)
+        if keep:  # not for who begins anew: all that connect would fill the cache
+            self._lookups.keep_positions(user.id, device, found)
+        return found
 
     # -- windows
 
-    def _open(self) -> None:
-        if not self._due_ns:
-            self._due_ns = self._domain.clock_ns() + self._domain.options.window_ms * NS_PER_MS
-
-    def _note(self, conversation: Conversation, user: User, origin: Session) -> _Receipt:
-        self._open()
-        receipts = self._window.setdefault(conversation, {})
+    def _note(
+        self, conversation: Conversation, user: User, origin: Session, *, delivered: int = 0, read: int = 0
+    ) -> None:
+        """Tell of a mark: at once in a quiet conversation, else at the end of its window."""
+        window = self._windows.get(conversation)
+        receipts = window.receipts if window is not None else {}
         receipt = receipts.get(user.id)
         if receipt is None:
             receipt = receipts[user.id] = _Receipt(user, origin)
         elif receipt.origin is not origin:
             receipt.origin = None
         receipt.time = self._domain.time_ms()
-        return receipt
+        receipt.delivered = delivered or receipt.delivered
+        receipt.read = read or receipt.read
+        if window is None:
+            self._open(conversation, self._domain.clock_ns())
+            self._tell(conversation, [receipt])
+
+    def _open(self, conversation: Conversation, now_ns: int) -> None:
+        window = _Window(conversation, now_ns + self._domain.options.window_ms * NS_PER_MS)
+        self._windows[conversation] = window
+        self._order.append(window)
 
     def tick(self, now_ns: int) -> None:
-        """Close the window if it is over."""
+        """Close the windows that are over."""
         if self._due_ns and now_ns >= self._due_ns:
-            self.flush()
+            self._submit(now_ns)
+        while self._order and self._order[0].until_ns <= now_ns:
+            window = self._order.popleft()
+            del self._windows[window.conversation]
+            if window.receipts:
+                self._open(window.conversation, now_ns)
+                self._tell(window.conversation, list(window.receipts.values()))
+
+    def _submit(self, now_ns: int) -> None:
+        """Store the delivered marks of the window; one of a device at a time while the store is behind."""
+        marks, self._marks = self._marks, {}
+        is_behind = self._domain.store_is_behind()
+        for key, seq in marks.items():
+            if is_behind and key in self._submitted:
+                self._marks[key] = seq
+            else:
+                self._store(key, seq)
+        window_ns = self._domain.options.window_ms * NS_PER_MS
+        self._due_ns = now_ns + window_ns if self._marks else 0
+
+    def _store(self, key: DeviceKey, seq: int) -> None:
+        conversation_key, user_key, device = key
+        self._submitted[key] = seq
+        self._domain.store.submit(Mark(conversation_key, user_key, device, delivered=seq))
 
     def flush(self) -> None:
-        """Store and tell what the window holds."""
-        self._due_ns = 0
-        marks, self._marks = self._marks, {}
-        for (conversation_key, user_key, device), seq in marks.items():
-            self._domain.store.submit(Mark(conversation_key, user_key, device, delivered=seq))
-        window, self._window = self._window, {}
-        for conversation, receipts in window.items():
-            self._tell(conversation, list(receipts.values()))
+        """Store and tell what the windows hold."""
+        marks, self._marks, self._due_ns = self._marks, {}, 0
+        for key, seq in marks.items():
+            self._store(key, seq)
+        self._windows.clear()
+        while self._order:
+            window = self._order.popleft()
+            if window.receipts:
+                self._tell(window.conversation, list(window.receipts.values()))
 
     def _tell(self, conversation: Conversation, receipts: list[_Receipt]) -> None:
         delivered = conversation.member_count <= self._domain.options.delivered_members

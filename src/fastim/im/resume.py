@@ -1,20 +1,20 @@
-"""Sessions that come back, and the replay of what they missed: metered, and read for many at a time."""
+"""The replay of what sessions missed: metered, and read for many at a time."""
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from fastim.errors import StoreError
 from fastim.im.conversation import Conversation, Ring, RingEntry
 from fastim.im.domain import NS_PER_MS, Domain
 from fastim.im.retries import Retries
-from fastim.im.session import Session, SessionState
-from fastim.im.user import Membership, User
+from fastim.im.session import Session
+from fastim.im.sessions import Cursors
+from fastim.im.user import Membership
 
-__all__ = ["EndedSession", "Replayer", "Sessions", "Start"]
+__all__ = ["Replayer", "Start"]
 
 NS_PER_S: Final = 1_000_000_000
 READ_ROWS: Final = 2_048  # messages of one read of the store, over all conversations
@@ -23,99 +23,22 @@ RUN_NS: Final = 8 * NS_PER_MS  # time for replays that wait, of one tick
 RETRY_NS: Final = NS_PER_S  # until a failed read is tried again
 
 
-class EndedSession(NamedTuple):
-    """A session whose connection is gone, as long as it can come back."""
-
-    user_id: str
-    device: str
-    expires_ns: int
-    status: int
-    metadata: Any
-
-
-class Sessions:
-    """Numbers of sessions, and those that ended.
-
-    A session id gives nothing that the token does not: it counts for the same user and device only.
-
-    Args:
-        life_ns: How long an ended session can come back.
-        max_ended: How many are remembered; the oldest go first.
-    """
-
-    __slots__ = ("_ended", "_life_ns", "_max_ended")
-
-    def __init__(self, life_ns: int, max_ended: int) -> None:
-        self._life_ns = life_ns
-        self._max_ended = max_ended
-        self._ended: OrderedDict[int, EndedSession] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._ended)
-
-    @staticmethod
-    def new_number() -> int:
-        return secrets.randbits(60) | 1  # as much as an int of 32 bytes holds
-
-    @staticmethod
-    def to_id(number: int) -> str:
-        return f"{number:016x}"
-
-    @staticmethod
-    def from_id(session_id: str) -> int:
-        """The number of an id; 0 for what is none."""
-        if len(session_id) != 16 or not session_id.isascii() or not session_id.isalnum():
-            return 0
-        try:
-            return int(session_id, 16)
-        except ValueError:
-            return 0
-
-    def end(self, session: Session, now_ns: int) -> None:
-        """Remember a session whose connection is gone."""
-        self._expire(now_ns)
-        self._ended[session.number] = EndedSession(
-            session.user_id, session.device, now_ns + self._life_ns, session.status, session.metadata
-        )
-        if len(self._ended) > self._max_ended:
-            self._ended.popitem(last=False)
-
-    def take(self, number: int, user_id: str, device: str, now_ns: int) -> EndedSession | None:
-        """Bring an ended session of this user and device back; None if there is none."""
-        ended = self._ended.get(number)
-        if ended is None or ended.user_id != user_id or ended.device != device or ended.expires_ns <= now_ns:
-            return None
-        del self._ended[number]
-        return ended
-
-    def device(self, number: int, user_id: str) -> str | None:
-        """The device of an ended session of this user; None if there is none."""
-        ended = self._ended.get(number)
-        return ended.device if ended is not None and ended.user_id == user_id else None
-
-    def forget(self, number: int) -> None:
-        """An ended session cannot come back."""
-        self._ended.pop(number, None)
-
-    def _expire(self, now_ns: int) -> None:
-        while self._ended:
-            number, ended = next(iter(self._ended.items()))
-            if ended.expires_ns > now_ns:
-                return
-            del self._ended[number]
-
-
 class Start(NamedTuple):
     """Where the replay of a session starts: after what it has seen, else after what its device got."""
 
     seen: Mapping[str, int]  # by public conversation id
-    delivered: Mapping[int, int]  # by conversation key
+    cursors: Cursors
+    kept: Mapping[int, int]  # by conversation key: what is known of the device besides
 
     def position(self, membership: Membership, *, from_joining: bool) -> int:
         conversation = membership.conversation
         position = self.seen.get(conversation.id)
         if position is None:
-            position = self.delivered.get(conversation.key, conversation.last_seq)
+            known = (
+                self.cursors.position(conversation.key, membership.joined_seq),
+                self.kept.get(conversation.key),
+            )
+            position = max((seq for seq in known if seq is not None), default=conversation.last_seq)
         if from_joining:
             position = max(position, membership.joined_seq)
         return max(0, min(position, conversation.last_seq))
@@ -226,7 +149,7 @@ class Replayer:
         """The connection has taken what was queued; go on."""
         replay = session.replay
         if isinstance(replay, _Replay) and not replay.reading:
-            self._advance(replay)
+            self._advance(replay, own_sent=True)
 
     def hold_ok(self, session: Session, conversation: Conversation, seq: int, packet: bytes) -> bool:
         """Keep the ``ok`` of an own message until the replay has come to its place; False if none is on."""
@@ -264,13 +187,13 @@ class Replayer:
         if session.acks:
             conversation.more().ack_sessions.add(session)
 
-    def _advance(self, replay: _Replay) -> None:
+    def _advance(self, replay: _Replay, own_sent: bool = False) -> None:
         """Queue what there is room for, until the session is live everywhere or has to wait."""
         session = replay.session
         if session.replay is not replay:
             return
         hub, handle = session.hub, session.handle
-        room = self._domain.chunk_bytes(session) - hub.queued_bytes(handle)
+        room = self._domain.room_bytes(session, own_sent)
         while replay.entries:
             entry = replay.entries[-1]
             conversation = entry.conversation
@@ -425,13 +348,5 @@ class Replayer:
     def stats(self) -> dict[str, int]:
         return {
             "replays_waiting": len(self._unread) + len(self._ready),
-            "replayed_messages": self.replayed_count,
+            "replayed_messages_total": self.replayed_count,
         }
-
-
-def live_session(user: User, number: int, device: str) -> Session | None:
-    """The live session of this number and device."""
-    for session in user.sessions:
-        if session.number == number and session.device == device and session.state != SessionState.GONE:
-            return session
-    return None

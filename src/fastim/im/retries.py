@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
+from fastim._core.histogram import Histogram
 from fastim.im.conversation import Conversation, RingEntry, sender_of
 from fastim.im.domain import NS_PER_MS, Domain
 from fastim.im.session import Session
 
 __all__ = ["Retries"]
+
+PUBLISHED_KEPT: Final = 256  # latest messages of a conversation whose time of commit is known
 
 
 class _Wait:
@@ -38,9 +43,22 @@ class Retries:
     Args:
         domain: The shared state.
         packet: Encodes an entry for a connection.
+
+    Attributes:
+        latency: From the commit of a message to its acknowledgement by a live connection, nanoseconds.
+        sent_again_count, given_up_count: Messages sent again; times that something was left to the resume.
     """
 
-    __slots__ = ("_domain", "_fresh", "_packet", "_scan_ns", "_waits")
+    __slots__ = (
+        "_domain",
+        "_fresh",
+        "_packet",
+        "_scan_ns",
+        "_waits",
+        "given_up_count",
+        "latency",
+        "sent_again_count",
+    )
 
     def __init__(self, domain: Domain, packet: Callable[[Conversation, RingEntry, int], bytes]) -> None:
         self._domain = domain
@@ -48,6 +66,9 @@ class Retries:
         self._waits: dict[Session, dict[Conversation, _Wait]] = {}
         self._fresh: dict[Conversation, int] = {}  # published since the last tick: the seq before
         self._scan_ns = 0
+        self.latency = Histogram("From a message's commit to its acknowledgement by a device, seconds.")
+        self.sent_again_count = 0
+        self.given_up_count = 0
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -55,6 +76,10 @@ class Retries:
     def published(self, conversation: Conversation, seq: int) -> None:
         """A message went to sessions that acknowledge; called before ``last_seq`` moves."""
         self._fresh.setdefault(conversation, seq - 1)
+        rare = conversation.more()
+        if rare.published is None:
+            rare.published = deque(maxlen=PUBLISHED_KEPT)
+        rare.published.append((seq, self._domain.clock_ns()))
 
     def replayed(self, session: Session, conversation: Conversation, after: int) -> None:
         """Messages after ``after`` were replayed to a session that acknowledges."""
@@ -74,9 +99,22 @@ class Retries:
             wait = self._waits[session][conversation]
         if seq <= wait.acked:
             return
+        self._measure(conversation, wait.acked, seq)
         wait.acked = seq
         if seq >= wait.target and wait.newest > seq:
             self._restart(wait, self._domain.clock_ns())
+
+    def _measure(self, conversation: Conversation, after: int, seq: int) -> None:
+        """Take note of how long the messages up to ``seq`` took to be acknowledged."""
+        published = conversation.more().published
+        if not published:
+            return
+        now_ns = self._domain.clock_ns()
+        for published_seq, at_ns in reversed(published):
+            if published_seq <= after:
+                break
+            if published_seq <= seq:
+                self.latency.observe(now_ns - at_ns)
 
     def leave(self, session: Session) -> None:
         """The session is gone."""
@@ -129,6 +167,7 @@ class Retries:
                 continue
             elif wait.attempts >= self._domain.options.ack_retries:
                 wait.acked = max(wait.acked, wait.target)  # given up: the resume's
+                self.given_up_count += 1
                 self._restart(wait, now_ns)
             else:
                 if room < 0:
@@ -150,12 +189,16 @@ class Retries:
         queued = 0
         if ring is None:
             return queued
+        most = self._domain.outbox_bytes(session) * 3 // 4
         me, device, handle = session.user_id, session.device, session.handle
         for entry in ring.between(wait.acked, wait.target):
             message = entry[0]
             if sender_of(message) == me and message.device == device:
                 continue  # it got its ok, which does not come twice
             packet = self._packet(conversation, entry, session.encoding)
+            if queued and queued + len(packet) > most:
+                break  # a client that lacks so much has the rest to come, or the resume
             session.hub.send(handle, packet)
+            self.sent_again_count += 1
             queued += len(packet)
         return queued

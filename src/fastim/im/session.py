@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastim._core.hub import Hub, Lane
 from fastim.errors import LimitExceeded, RequestError
-from fastim.wire.native import encode_packet
+from fastim.wire.native import encode_packet, is_answer
 
 if TYPE_CHECKING:
     from fastim.im.user import User
@@ -44,15 +44,18 @@ class Session:
         user: Who it is; None before ``attach``.
         device, device_class, tier, scope, exp: From the token and the hello. ``exp`` is in seconds since the
             epoch and belongs to the service, which moves it on ``refresh``.
-        number: The session's number in this process; ``session_id`` is its public form.
+        session_id: By which the session can be resumed; empty before ``attach``.
+        cursors: What the device has acknowledged (``Cursors``); None: only the store knows.
         acks: The client acknowledges and wants what it did not acknowledge sent again.
         status, metadata: Presence of this device; metadata is an encoded value or None.
+        origin: Under what its messages are stored; None: its connection cannot be recovered.
         replay: Where the replay starts until ``begin``, then the replay while one is on.
         extra: The service's own, untouched here.
     """
 
     __slots__ = (
         "acks",
+        "cursors",
         "device",
         "device_class",
         "encoding",
@@ -61,14 +64,16 @@ class Session:
         "handle",
         "hub",
         "metadata",
-        "number",
         "replay",
         "scope",
+        "session_id",
         "state",
         "status",
         "tier",
         "user",
     )
+
+    origin: str | None = None  # an attribute of those few that need one
 
     def __init__(self, hub: Hub, handle: int, encoding: int) -> None:
         self.hub = hub
@@ -80,7 +85,8 @@ class Session:
         self.tier = "standard"
         self.scope: tuple[str, ...] | frozenset[str] = ()
         self.exp = 0
-        self.number = 0
+        self.session_id = ""
+        self.cursors: Any = None
         self.acks = False
         self.status: int = Status.ONLINE
         self.metadata: Any = None
@@ -92,11 +98,6 @@ class Session:
     def user_id(self) -> str:
         """The user's public id; empty before ``attach``."""
         return self.user.id if self.user is not None else ""
-
-    @property
-    def session_id(self) -> str:
-        """The id by which the session can be resumed; empty before ``attach``."""
-        return f"{self.number:016x}" if self.number else ""
 
     def send_event(self, event: str, body: Any, lane: int = Lane.NORMAL) -> bool:
         """Queue a packet that wants no answer; False if the connection is gone."""
@@ -113,6 +114,6 @@ class Session:
         body: dict[str, Any] = {"code": error.code.value, "message": error.message}
         if isinstance(error, LimitExceeded):
             body["retry_after_ms"] = error.retry_after_ms
-        if ref is None:
+        if not is_answer(ref):
             body["event"] = event
         return self.hub.send(self.handle, encode_packet("error", body, self.encoding, ref), Lane.HIGH)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastim._core.hub import Lane
 from fastim.im.conversation import Conversation
-from fastim.im.domain import NS_PER_MS, Domain
+from fastim.im.domain import NS_PER_MS, Domain, state_key
 from fastim.im.session import Session
 
 __all__ = ["MAX_NAMED", "Typing"]
@@ -42,14 +42,20 @@ class _Room:
 
 
 class Typing:
-    """Typing states of all conversations."""
+    """Typing states of all conversations.
 
-    __slots__ = ("_domain", "_rooms", "_rooms_of")
+    Attributes:
+        change_count, frame_count: Changes of states, and events that told of them.
+    """
+
+    __slots__ = ("_domain", "_rooms", "_rooms_of", "change_count", "frame_count")
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._rooms: dict[Conversation, _Room] = {}
         self._rooms_of: dict[Session, set[_Room]] = {}  # where a connection types
+        self.change_count = 0
+        self.frame_count = 0
 
     def change(self, session: Session, conversation: Conversation, typing: bool) -> None:
         """Take a member's state; a repeated start only lives longer."""
@@ -71,7 +77,7 @@ class Typing:
                 return
         elif not self._remove(room, user_id):
             return
-        room.touch(user_id, session.handle)
+        self._touch(room, user_id, session.handle)
         if now_ns >= room.until_ns:
             self._tell(room, now_ns)
 
@@ -94,7 +100,7 @@ class Typing:
         for room in list(self._rooms.values()):
             for user_id in [user_id for user_id, (end_ns, _) in room.typists.items() if end_ns <= now_ns]:
                 self._remove(room, user_id)
-                room.touch(user_id, 0)
+                self._touch(room, user_id, 0)
             if now_ns < room.until_ns:
                 continue
             if room.touched:
@@ -105,9 +111,13 @@ class Typing:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    def _touch(self, room: _Room, user_id: str, handle: int) -> None:
+        self.change_count += 1
+        room.touch(user_id, handle)
+
     def _end(self, room: _Room, user_id: str, session: Session, now_ns: int) -> None:
         if self._remove(room, user_id):
-            room.touch(user_id, session.handle)
+            self._touch(room, user_id, session.handle)
             if now_ns >= room.until_ns:
                 self._tell(room, now_ns)
 
@@ -129,7 +139,7 @@ class Typing:
         """Send one event with the latest state of everyone touched, and open the next window."""
         touched, room.touched = room.touched, {}
         room.until_ns = now_ns + self._domain.options.window_ms * NS_PER_MS
-        time = self._domain.time_ms()
+        origin, time = room.origin, self._domain.time_ms()
         updates: list[dict[str, Any]] = []
         for user_id in touched:
             if user_id in room.typists:
@@ -142,6 +152,8 @@ class Typing:
             for user_id in room.typists:
                 if user_id not in room.named:
                     room.named.add(user_id)
+                    if user_id not in touched:
+                        origin = 0  # whose change it was does not know of this one yet
                     updates.append({"type": "typing", "user": user_id, "typing": True, "time": time})
                     if len(room.named) == MAX_NAMED:
                         break
@@ -151,4 +163,6 @@ class Typing:
             body["more"] = unnamed
         elif not updates:
             return
-        self._domain.publish(room.conversation, "state_batch", body, Lane.LOW, room.origin)
+        self.frame_count += 1
+        key = state_key("typing", room.conversation.key, updates[0]["user"]) if len(updates) == 1 else 0
+        self._domain.publish(room.conversation, "state_batch", body, Lane.LOW, origin, key)

@@ -1,4 +1,4 @@
-"""A user with at least one connection, or still in the grace time after the last."""
+"""A user who is loaded: with connections, in the grace time after the last, or with sessions detached."""
 
 from __future__ import annotations
 
@@ -44,15 +44,17 @@ class User:
     Attributes:
         id, key: Public and integer id.
         sessions: Live sessions in the order they came; a tuple of few or a dict of many.
+        detached: Ids of the sessions that may come back, likewise.
         status, metadata: What subscribers were last told (``Status``; an encoded value or None).
     """
 
-    __slots__ = ("_memberships", "id", "key", "metadata", "sessions", "status")
+    __slots__ = ("_memberships", "detached", "id", "key", "metadata", "sessions", "status")
 
     def __init__(self, id: str, key: int) -> None:
         self.id = id
         self.key = key
         self.sessions: tuple[Session, ...] | dict[Session, None] = ()
+        self.detached: tuple[str, ...] | dict[str, None] = ()
         self.status: int = Status.OFFLINE
         self.metadata: Encoded | None = None
         self._memberships: tuple[Membership, ...] | dict[str, Membership] = ()
@@ -77,6 +79,24 @@ class User:
         else:
             self.sessions = tuple([other for other in sessions if other is not session])
 
+    def go_away(self, session_id: str) -> None:
+        """A session is detached."""
+        detached = self.detached
+        if isinstance(detached, dict):
+            detached[session_id] = None
+        elif len(detached) < FEW_SESSIONS:
+            self.detached = (*detached, session_id)
+        else:
+            self.detached = dict.fromkeys((*detached, session_id))
+
+    def come_back(self, session_id: str) -> None:
+        """A session is detached no more: it is live again, or has ended."""
+        detached = self.detached
+        if isinstance(detached, dict):
+            detached.pop(session_id, None)
+        else:
+            self.detached = tuple([other for other in detached if other != session_id])
+
     def membership(self, conversation_id: str) -> Membership | None:
         """The membership in the conversation of this public id; None for a stranger."""
         memberships = self._memberships
@@ -91,6 +111,11 @@ class User:
         """All memberships; O(n) for users with many."""
         memberships = self._memberships
         return tuple(memberships.values()) if isinstance(memberships, dict) else memberships
+
+    @property
+    def membership_count(self) -> int:
+        """How many conversations the user is in."""
+        return len(self._memberships)
 
     def join(self, membership: Membership) -> None:
         """Add a membership; one of the same conversation must not exist."""

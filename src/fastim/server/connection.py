@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fastim._core.hub import Hub, Lane
+from fastim.errors import CloseCode
 from fastim.im.session import Session
+from fastim.server.application.handlers import NO_ACK
+from fastim.wire.native import encode_packet
 
 if TYPE_CHECKING:
-    from fastim._core.hub import Hub
-    from fastim.server.app import Context
+    from fastim.server.application.context import Context
+    from fastim.server.application.rooms import Room
 
-__all__ = ["Connection", "Phase", "Topic", "Work"]
+__all__ = ["Connection", "Phase", "Work"]
 
 
 class Phase(IntEnum):
@@ -23,18 +27,8 @@ class Phase(IntEnum):
     ENTERING = 1  # a hello is being served
     STARTING = 2  # its ok is queued; the application's async on_connect handlers run, packets wait
     READY = 3
-    CLOSED = 4
-
-
-class Topic:
-    """An application's topic: the hub's number, and how many connections joined."""
-
-    __slots__ = ("count", "name", "number")
-
-    def __init__(self, name: str, number: int) -> None:
-        self.name = name
-        self.number = number
-        self.count = 0
+    LEAVING = 4  # it was in and is being closed; nothing of it is served any more
+    CLOSED = 5
 
 
 class Work:
@@ -45,18 +39,21 @@ class Work:
         unstarted: Tasks that were made and have not run their first step; plain handlers wait for them.
         backlog: Packets that wait, in order.
         paused: The connection is not read until there is room again.
+        holds: How often it was, and is read again.
+        running: How many handlers have begun and not returned, by event.
         asks: Futures of the questions that the client has not answered, by ref.
     """
 
-    __slots__ = ("asks", "backlog", "in_flight", "last_ref", "paused", "unstarted")
+    __slots__ = ("asks", "backlog", "holds", "in_flight", "paused", "running", "unstarted")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.unstarted = 0
         self.backlog: deque[tuple[str | int | None, Any, int | None]] = deque()
         self.paused = False
+        self.holds = 0
+        self.running: dict[str | int | None, int] = {}
         self.asks: dict[int, asyncio.Future[Any]] = {}
-        self.last_ref = 0
 
     @property
     def idle(self) -> bool:
@@ -66,24 +63,99 @@ class Work:
 class Connection(Session):
     """The owner object of a row in the hub.
 
+    Those of other protocols are of a class derived from it, which says otherwise where it differs:
+
+    - ``recovered``: Whether it is one that its client had before.
+    - ``native``: Whether the client speaks the native protocol.
+    - ``namespace``: Where it is.
+    - ``sid``: By which an application reaches it.
+    - ``transport``: ``websocket`` or ``polling``.
+    - ``acknowledge``: How a packet is answered.
+    - ``is_beside``: Which others are the same client.
+    - ``takes_blame``: Which of them answers for what the client did.
+    - ``disconnect``: How it ends for good.
+
     ``extra`` holds the claims of a token from the request's head until the hello.
 
     Attributes:
         phase: See ``Phase``.
         context: What the application's handlers get; None until the first needs it.
-        topics: The application's topics that it joined.
-        pinged_ns: When the ping that is not answered yet was sent; 0: none is out.
+        rooms: The application's rooms that it is in.
+        connected_ns: When it came, by which its place in the limits of connects is known; 0 after the hello.
+        jti, iat: The token's id and when it was issued, seconds since the epoch; None where it does not say.
+        values: The application's own values; None until the first.
         warned: ``token_expiring`` was sent.
         work: See ``Work``; None while there is none.
     """
 
-    __slots__ = ("context", "phase", "pinged_ns", "topics", "warned", "work")
+    __slots__ = ("connected_ns", "context", "iat", "jti", "phase", "rooms", "values", "warned", "work")
+
+    native: ClassVar[bool] = True
+    recovered: bool = False
+    namespace: str = "/"
 
     def __init__(self, hub: Hub, handle: int, encoding: int) -> None:
         super().__init__(hub, handle, encoding)
         self.phase: int = Phase.OPENING
         self.context: Context | None = None
-        self.topics: tuple[Topic, ...] = ()
-        self.pinged_ns = 0
+        self.values: dict[str, Any] | None = None
+        self.rooms: tuple[Room, ...] = ()
+        self.connected_ns = 0
         self.warned = False
+        self.jti: str | None = None
+        self.iat: int | None = None
         self.work: Work | None = None
+
+    @property
+    def transport(self) -> str:
+        """What carries it: ``websocket`` or ``polling``."""
+        return "websocket"
+
+    @property
+    def sid(self) -> str:
+        """By which an application reaches it; empty until it is in."""
+        return self.session_id
+
+    def acknowledge(self, ref: int, result: Any) -> None:
+        """Queue the answer of an application's handler: what it returned.
+
+        Raises:
+            ValueError: The protocol cannot carry it.
+        """
+        if result is not NO_ACK:
+            self.hub.send(self.handle, encode_packet("ok", result, self.encoding, ref), 1)
+
+    def close(self, code: int, reason: str, now_ns: int) -> bool:
+        """Close it, after what was sent to it before; what it has sent already is not served any more.
+
+        Returns:
+            False if it is closed already.
+        """
+        closed = self.hub.close(self.handle, code, reason, now_ns)
+        if self.phase < Phase.LEAVING:
+            self.phase = Phase.LEAVING if self.phase >= Phase.STARTING else Phase.CLOSED
+        return closed
+
+    def is_beside(self, other: object) -> bool:
+        """Whether another connection is the same client's, in another namespace."""
+        return False
+
+    def takes_blame(self) -> bool:
+        """Whether what it was closed for counts against it: once for a client, however many it has."""
+        return True
+
+    def disconnect(self, transport: bool, now_ns: int) -> bool:
+        """Close it so that the client does not come back by itself.
+
+        Args:
+            transport: What it shares with others, too.
+
+        Returns:
+            False if it is closed already.
+        """
+        return self.close(CloseCode.REMOVED, "disconnected by the server", now_ns)
+
+    def send_off(self, code: CloseCode, reason: str, now_ns: int) -> bool:
+        """Close it, and tell it why it has to go."""
+        self.send_event("forced_disconnect", {"reason": reason}, Lane.HIGH)
+        return self.close(code, reason, now_ns)

@@ -1,7 +1,7 @@
 """The settings, and how their sources are put together.
 
 Defaults < a TOML file < the environment (``FASTIM_SECTION__NAME``) < flags. A name that is not known, in any
-of them, is an error. The settings themselves stand in ``sections.py``.
+of them, is an error. The settings themselves stand in ``sections/``.
 """
 
 from __future__ import annotations
@@ -25,43 +25,28 @@ from fastim.errors import ConfigError
 from fastim.server.sections import (
     AuthSettings,
     BansSettings,
+    BatchingSettings,
+    CacheSettings,
+    CriticalTierSettings,
     DeflateSettings,
+    DegradedTierSettings,
     DrainSettings,
+    EngineIOSettings,
     HeartbeatSettings,
-    HistoryVisibility,
     LimitsSettings,
-    LogLevel,
     MessagingSettings,
     MetricsSettings,
-    OutboxSettings,
     PresenceSettings,
+    PressureSettings,
     ServerSettings,
     SessionSettings,
+    SocketIOSettings,
+    StandardTierSettings,
     StoreSettings,
-    Synchronous,
+    StormSettings,
 )
 
-__all__ = [
-    "AuthSettings",
-    "BansSettings",
-    "DeflateSettings",
-    "DrainSettings",
-    "HeartbeatSettings",
-    "HistoryVisibility",
-    "LimitsSettings",
-    "LogLevel",
-    "MessagingSettings",
-    "MetricsSettings",
-    "OutboxSettings",
-    "PresenceSettings",
-    "ServerSettings",
-    "SessionSettings",
-    "Setting",
-    "Settings",
-    "StoreSettings",
-    "Synchronous",
-    "load_settings",
-]
+__all__ = ["Setting", "Settings", "load_settings"]
 
 ENV_PREFIX = "FASTIM_"
 ENV_DELIMITER = "__"
@@ -92,14 +77,22 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     limits: LimitsSettings = LimitsSettings()
     bans: BansSettings = BansSettings()
-    outbox: OutboxSettings = OutboxSettings()
+    tier_critical: CriticalTierSettings = CriticalTierSettings()
+    tier_standard: StandardTierSettings = StandardTierSettings()
+    tier_degraded: DegradedTierSettings = DegradedTierSettings()
+    pressure: PressureSettings = PressureSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     store: StoreSettings = StoreSettings()
+    storm: StormSettings = StormSettings()
+    cache: CacheSettings = CacheSettings()
     messaging: MessagingSettings = MessagingSettings()
     presence: PresenceSettings = PresenceSettings()
+    batching: BatchingSettings = BatchingSettings()
     deflate: DeflateSettings = DeflateSettings()
     drain: DrainSettings = DrainSettings()
     session: SessionSettings = SessionSettings()
+    engineio: EngineIOSettings = EngineIOSettings()
+    socketio: SocketIOSettings = SocketIOSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @classmethod
@@ -167,7 +160,10 @@ Tree = dict[str, Any]
 
 
 def load_settings(
-    file: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+    flags_from: str = "the command line",
 ) -> Settings:
     """Put the sources together: defaults < ``file`` < ``env`` < ``flags``.
 
@@ -175,6 +171,7 @@ def load_settings(
         file: A TOML file with a table for each section; None: no file.
         env: The environment; None: nothing from it. Names that do not begin with ``FASTIM_`` are ignored.
         flags: Values by full name (``server.port``); None values are flags that were not given.
+        flags_from: What errors call the place where the flags are.
 
     Raises:
         ConfigError: naming the first setting that is unknown or cannot be used, and where it came from.
@@ -186,7 +183,7 @@ def load_settings(
         if value is not None:
             section, _, field = name.partition(".")
             from_flags.setdefault(section, {})[field] = value
-    origins = [(from_flags, "the command line"), (from_env, ENVIRONMENT), (from_file, str(file))]
+    origins = [(from_flags, flags_from), (from_env, ENVIRONMENT), (from_file, str(file))]
     merged: Tree = {}
     for tree, _ in reversed(origins):
         merge(merged, tree)

@@ -1,8 +1,9 @@
 """What every store guarantees, and the plain values that go in and out.
 
 Writes go through one writer that commits a batch at a time. A write is *submitted* and comes back, in
-commit order and with its result filled in, in the one callback that a batch has. Nothing is reported as
-stored before the commit is durable (``synchronous=FULL``: after the sync).
+commit order and with its result filled in, together with others of its batch; a large batch is reported in
+parts, so that the loop gets its turn in between. Nothing is reported as stored before the commit is durable
+(``synchronous=FULL``: after the sync).
 
 Users and conversations are known by integer keys inside; their public ids are strings.
 """
@@ -10,15 +11,17 @@ Users and conversations are known by integer keys inside; their public ids are s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from fastim._core.histogram import Histogram
 from fastim.errors import FastimError
 
 __all__ = [
     "Append",
+    "BanRecord",
     "ContentEncoding",
     "ConversationRecord",
     "Health",
@@ -27,6 +30,8 @@ __all__ = [
     "MemberRecord",
     "MembershipRecord",
     "MessageRecord",
+    "RevocationRecord",
+    "Start",
     "Store",
     "Write",
 ]
@@ -43,6 +48,7 @@ class Write:
     """A submitted write. ``error`` is None once it is durable; else why it was refused, alone."""
 
     __slots__ = ("context", "error")
+    content: bytes = b""  # a message's; nothing in other writes
     context: object
     error: FastimError | None
 
@@ -50,10 +56,11 @@ class Write:
 class Append(Write):
     """A message to be stored.
 
-    The writer fills ``id``, ``seq`` and ``time``. If ``client_id`` is known for this sender and conversation
-    (at least 24 h back, writes still on their way included): with the same ``kind`` and ``content`` (in
-    either encoding) the first one's id, seq and time with ``duplicate`` True and nothing stored; with others
-    ``error`` is a RequestError ``conflict``. The sender's read mark moves to ``seq`` in the same commit.
+    The writer fills ``key``, ``id``, ``seq`` and ``time``. If ``client_id`` is known for this sender and
+    conversation (at least 24 h back, writes still on their way included): with the same ``kind`` and
+    ``content`` (in either encoding) the first one's id, seq and time with ``duplicate`` True and nothing
+    stored; with others ``error`` is a RequestError ``conflict``. The sender's read mark moves to ``seq`` in
+    the same commit.
 
     Attributes:
         conversation: The conversation's key.
@@ -64,6 +71,8 @@ class Append(Write):
         reply_to: A seq of the same conversation, or None. Not past the last seq: ``bad_request``.
         time: Milliseconds since the epoch, assigned by the submitter.
         context: The submitter's, untouched.
+        origin: The sender's session, where its connection can be recovered; else None.
+        key: Of all messages of the store in the order of their commits; 0 of a duplicate.
     """
 
     __slots__ = (
@@ -74,7 +83,9 @@ class Append(Write):
         "duplicate",
         "encoding",
         "id",
+        "key",
         "kind",
+        "origin",
         "reply_to",
         "sender",
         "sender_id",
@@ -95,6 +106,7 @@ class Append(Write):
         client_id: str | None = None,
         reply_to: int | None = None,
         context: object = None,
+        origin: str | None = None,
     ) -> None:
         self.conversation = conversation
         self.sender = sender
@@ -107,7 +119,9 @@ class Append(Write):
         self.client_id = client_id
         self.reply_to = reply_to
         self.context = context
+        self.origin = origin
         self.error = None
+        self.key: int = 0
         self.id: str = ""
         self.seq: int = 0
         self.duplicate: bool = False
@@ -154,6 +168,8 @@ class MessageRecord(NamedTuple):
     time: int  # ms since the epoch
     client_id: str | None
     reply_to: int | None
+    key: int  # of all messages of the store in the order of their commits
+    origin: str | None  # see ``Append``
 
 
 class MemberRecord(NamedTuple):
@@ -195,14 +211,50 @@ class ConversationRecord:
     peers: tuple[str, str] | None  # of a direct conversation: its two users, sorted
 
 
+class BanRecord(NamedTuple):
+    """Somebody who is shut out."""
+
+    kind: str  # "address" | "user"
+    subject: str  # a network as CIDR, or a user's id
+    until: int  # ms since the epoch; 0: for ever
+    reason: str
+    source: str  # who banned: "operator", or what counted up to it
+    created: int  # ms since the epoch
+
+
+class RevocationRecord(NamedTuple):
+    """Tokens that are refused before their time."""
+
+    kind: str  # "token" | "user" | "device"
+    subject: str  # a token's id, or a user's
+    device: str  # of a user's device; else ""
+    before: int  # ms since the epoch: tokens issued earlier; 0 for a single token
+    until: int  # ms since the epoch: by then the tokens have expired
+    reason: str
+    created: int  # ms since the epoch
+
+
+class Start(NamedTuple):
+    """What is known of the processes that have served a store, as the last of them begins.
+
+    Attributes:
+        starts: Their epochs, and their numbers in the order in which they began.
+        used: The number of the last one in which an application had its part in a namespace.
+    """
+
+    starts: Mapping[str, int]
+    used: Mapping[str, int]
+
+
 class Health(NamedTuple):
     """Whether writes work. ``reason`` is a line for operators; ``fatal`` means no recovery without a
-    restart.
+    restart; ``since`` is when they ceased to, milliseconds since the epoch, 0 while they work.
     """
 
     ok: bool
     reason: str = ""
     fatal: bool = False
+    since: int = 0
 
 
 class Store(ABC):
@@ -216,9 +268,12 @@ class Store(ABC):
     StoreError.
     """
 
+    histograms: Mapping[str, Histogram]
+    """For the metrics: ``commit``, how long a batch took to commit; ``batch``, how many writes it held."""
+
     @abstractmethod
     async def open(self, on_commit: Callable[[Sequence[Write]], None]) -> None:
-        """Open, migrate and start the writer; ``on_commit`` gets each finished batch on the loop's thread.
+        """Open, migrate and start the writer; ``on_commit`` gets what is finished, on the loop's thread.
 
         Raises:
             StoreError: unusable, or the schema is newer than this version knows.
@@ -232,17 +287,28 @@ class Store(ABC):
     def submit(self, write: Append | Mark) -> None:
         """Queue a write; never blocks, never raises. It comes back through ``on_commit``.
 
-        Back-pressure is the caller's: ``queued_count`` says how much waits.
+        Back-pressure is the caller's: ``queued_count`` and ``queued_bytes`` say how much waits.
         """
 
-    @property
-    @abstractmethod
-    def queued_count(self) -> int:
-        """Writes submitted and not yet reported."""
+    queued_count: int
+    """Writes submitted and not yet reported."""
+
+    queued_bytes: int
+    """What they hold in memory, about."""
+
+    last_key: int
+    """The greatest key of a message when the store was opened; 0: there was none."""
+
+    last_change: int
+    """The count of changes of conversations and of their members, up to the last that was reported."""
 
     @property
     @abstractmethod
     def health(self) -> Health: ...
+
+    @abstractmethod
+    def stats(self) -> dict[str, int]:
+        """Counters for the metrics: ``reads_total``, the queries made, and of which kind they were."""
 
     @abstractmethod
     async def flush(self) -> None:
@@ -321,3 +387,85 @@ class Store(ABC):
     async def replay(self, wanted: Iterable[tuple[int, int, int]], limit: int) -> list[list[MessageRecord]]:
         """Read for many conversations at once, for each (key, after, up_to) in turn: the messages with
         after < seq <= up_to, ascending, at most ``limit`` each; one query for some hundreds of them."""
+
+    @abstractmethod
+    async def seqs_at(self, wanted: Iterable[tuple[int, int, int]], limit: int) -> list[int | None]:
+        """Tell where conversations stood at a moment, for each (key, last seq, message key) in turn: the seq
+        of its last message up to ``last seq`` whose key is at most ``message key``; None where more than
+        ``limit`` came after it. One query for some hundreds of them.
+        """
+
+    # -- bans
+
+    @abstractmethod
+    async def bans(self, now: int) -> Sequence[BanRecord]:
+        """Read the bans that have not ended at ``now`` (ms since the epoch), the oldest first."""
+
+    @abstractmethod
+    async def keep_present(self, users: Mapping[str, int], time: int) -> None:
+        """Keep who is there at the server's end (user id → status), in the place of what was kept."""
+
+    @abstractmethod
+    async def take_present(self) -> tuple[dict[str, int], int]:
+        """Return what was kept and when (ms since the epoch), and forget it: an end counts once."""
+
+    @abstractmethod
+    async def put_bans(self, records: Sequence[BanRecord], now: int) -> None:
+        """Keep bans, in the place of those of the same kind and subject; all in one commit. What has ended at
+        ``now`` is forgotten.
+        """
+
+    @abstractmethod
+    async def remove_ban(self, kind: str, subject: str) -> bool:
+        """Forget a ban; False if there is none."""
+
+    # -- clients that come back after a restart
+
+    @abstractmethod
+    async def begin_epoch(self, epoch: str, used: Sequence[str], time: int, forget_before: int) -> Start:
+        """Note that a process begins, or goes on where the one before ended.
+
+        Args:
+            epoch: Its name.
+            used: Namespaces in which an application has its part.
+            time: Milliseconds since the epoch.
+            forget_before: Processes that began before it are forgotten.
+        """
+
+    @abstractmethod
+    async def use_namespace(self, namespace: str, epoch: str) -> None:
+        """Note that an application has its part in a namespace, from this process on."""
+
+    @abstractmethod
+    async def leave_behind(self, data: bytes) -> None:
+        """Keep what the next process takes, in the place of what was kept."""
+
+    @abstractmethod
+    async def take_left_behind(self) -> bytes | None:
+        """Return what was kept, and forget it: it counts once."""
+
+    @abstractmethod
+    async def changed_since(self, user: int, change: int) -> bool:
+        """Whether any of a user's conversations, or which they are, has changed since a ``last_change``."""
+
+    # -- tokens and tickets
+
+    @abstractmethod
+    async def revocations(self, now: int) -> Sequence[RevocationRecord]:
+        """Read the revocations that have not ended at ``now`` (ms since the epoch), the oldest first."""
+
+    @abstractmethod
+    async def put_revocation(self, record: RevocationRecord, now: int) -> None:
+        """Keep a revocation, in the place of one of the same kind, subject and device. What has ended at
+        ``now`` is forgotten.
+        """
+
+    @abstractmethod
+    async def remove_revocation(self, kind: str, subject: str, device: str) -> bool:
+        """Forget a revocation; False if there is none."""
+
+    @abstractmethod
+    async def use_ticket(self, id: str, until: int, now: int) -> bool:
+        """Note that a ticket is used; True for the first who does, of all servers of the store, until
+        ``until`` (ms since the epoch). What has ended at ``now`` is forgotten.
+        """

@@ -7,16 +7,19 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from uuid import uuid4
 
+from fastim._core.histogram import Histogram
 from fastim.errors import ErrorCode, FastimError, InternalError, RequestError, StoreError
 from fastim.store.base import (
     Append,
+    BanRecord,
     ConversationRecord,
     Health,
     InboxRow,
@@ -24,27 +27,59 @@ from fastim.store.base import (
     MemberRecord,
     MembershipRecord,
     MessageRecord,
+    RevocationRecord,
+    Start,
     Store,
     Write,
 )
+from fastim.store.sqlite_bans import BanRemoval, NewBans, read_bans
 from fastim.store.sqlite_commands import ConversationChange, NewConversation, ensure_users
+from fastim.store.sqlite_present import KeepPresent, take_present
 from fastim.store.sqlite_reader import (
     read_conversation,
     read_history,
     read_inbox,
     read_members,
     read_replay,
+    read_seqs_at,
     read_users,
 )
+from fastim.store.sqlite_recovery import (
+    LeaveBehind,
+    NewStart,
+    Use,
+    read_changed_since,
+    take_left_behind,
+)
 from fastim.store.sqlite_schema import Fault, classify, connect_reader, store_error
+from fastim.store.sqlite_tokens import NewRevocation, RevocationRemoval, TicketUse, read_revocations
 from fastim.store.sqlite_writer import Command, Item, Writer, WriterOptions
 
 __all__ = ["SQLiteStore"]
+
+BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+_WRITE_COUNTS = ("batches_total", "writes_total", "writes_failed_total")
+WRITE_BYTES = 512  # what a write holds beside its content, about
+REPORT_ITEMS = 16  # of a batch, that are reported in one call; in a large room each is some 100 µs of work
+REPORT_NS = 10_000_000  # for the calls of one turn of the loop: what else it has to do comes between
 
 P = ParamSpec("P")
 T = TypeVar("T")
 UserDevice = tuple[str, str]
 Loaded = dict[UserDevice, tuple[int, list[MembershipRecord]]]
+
+# What each query is counted as; see ``SQLiteStore.stats``.
+_READS: dict[Callable[..., Any], str] = {
+    read_conversation: "conversation",
+    read_history: "history",
+    read_inbox: "inbox",
+    read_members: "members",
+    read_replay: "replay",
+    read_seqs_at: "seqs_at",
+    read_changed_since: "changed_since",
+    read_users: "users",
+}
+_OTHER_READS = "other"
 
 
 def wall_clock_ms() -> int:
@@ -73,6 +108,8 @@ class SQLiteStore(Store):
         checkpoint_bytes: The log is copied into the file about every so many bytes.
         wal_limit_bytes: Beyond it, when a reader of another process keeps the log from beginning anew,
             writers wait for that reader; beyond 16 times of it writes fail until the log can shrink.
+        backoff_s: While writing does not work it is tried again after so many seconds, twice as many each
+            time, up to the second number.
     """
 
     def __init__(
@@ -89,6 +126,7 @@ class SQLiteStore(Store):
         busy_timeout_ms: int = 1000,
         checkpoint_bytes: int = 32 << 20,
         wal_limit_bytes: int = 128 << 20,
+        backoff_s: tuple[float, float] = (0.1, 5.0),
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise ValueError(f"synchronous is full or normal, not {synchronous!r}")
@@ -105,11 +143,22 @@ class SQLiteStore(Store):
             checkpoint_bytes=checkpoint_bytes,
             wal_limit_bytes=wal_limit_bytes,
             clock=clock,
+            backoff_first_s=backoff_s[0],
+            backoff_most_s=backoff_s[1],
         )
+        self.histograms: Mapping[str, Histogram] = {
+            "commit": Histogram("How long the commit of a batch took."),
+            "batch": Histogram("How many writes a batch held.", BATCH_BOUNDS),
+        }
+        self._write_counts = dict.fromkeys(_WRITE_COUNTS, 0)
         self._reader_count = readers
         self._busy_timeout_ms = busy_timeout_ms
         self._open_items: list[Item] = []  # submitted in this turn of the loop
-        self._queued = 0
+        self._read_counts = dict.fromkeys((*_READS.values(), _OTHER_READS), 0)
+        self.queued_count = 0
+        self.queued_bytes = 0
+        self.last_key = self.last_change = 0
+        self._reports: deque[Sequence[Item]] = deque()  # finished, and not reported yet
         self._next_load: _Load | None = None
         self._loader: asyncio.Task[None] | None = None
         self._state: Literal["new", "open", "closed"] = "new"
@@ -141,7 +190,7 @@ class SQLiteStore(Store):
             self._options,
             on_open=partial(self._call_soon, settle),
             on_batch=partial(self._call_soon, self._report),
-            on_closed=partial(self._call_soon, self._closed.set),
+            on_closed=partial(self._call_soon, self._end),
         )
         self._writer.start()
         try:
@@ -156,6 +205,7 @@ class SQLiteStore(Store):
             self._writer.stop()
             raise
         self._readers = _Readers(self._path, self._reader_count, self._busy_timeout_ms)
+        self.last_key, self.last_change = self._writer.last_key, self._writer.last_change
         self._state = "open"
 
     def _call_soon(self, callback: Callable[..., None], *args: object) -> None:
@@ -175,10 +225,20 @@ class SQLiteStore(Store):
         await self._closed.wait()
         self._writer.join()
 
+    def _end(self) -> None:
+        """The writer has ended; what it has finished is told of first."""
+        if self._reports:
+            self._loop.call_soon(self._end)
+        else:
+            self._closed.set()
+
     # -- writes
 
     def submit(self, write: Append | Mark) -> None:
-        self._queued += 1
+        self.queued_count += 1
+        self.queued_bytes += WRITE_BYTES
+        if write.content.__class__ is bytes:  # anything else is refused in its turn
+            self.queued_bytes += len(write.content)
         if self._state != "open":
             write.error = StoreError("the store is closed", temporary=True)
             asyncio.get_running_loop().call_soon(self._report, [write])
@@ -193,8 +253,27 @@ class SQLiteStore(Store):
             items, self._open_items = self._open_items, []
             self._writer.put(items)
 
-    def _report(self, items: Sequence[Item]) -> None:
-        """Tell of a finished batch; called on the loop's thread."""
+    def _report(self, items: Sequence[Item], took_ns: int = 0) -> None:
+        """Tell of a finished batch, behind those before it; called on the loop's thread."""
+        self._count(sum([item.__class__ is not Command for item in items]), took_ns)
+        waits = bool(self._reports)
+        self._reports.extend(items[at : at + REPORT_ITEMS] for at in range(0, len(items), REPORT_ITEMS))
+        if not waits:  # else a call for those before is on its way
+            self._report_some()
+
+    def _report_some(self) -> None:
+        """Tell of what is finished, as much as fits into a turn of the loop."""
+        reports, end_ns = self._reports, time.monotonic_ns() + REPORT_NS
+        try:
+            while reports:
+                self._tell(reports.popleft())
+                if time.monotonic_ns() >= end_ns:
+                    break
+        finally:
+            if reports:
+                asyncio.get_running_loop().call_soon(self._report_some)
+
+    def _tell(self, items: Sequence[Item]) -> None:
         writes: Sequence[Write]
         commands: Sequence[Command]
         if any(item.__class__ is Command for item in items):
@@ -202,7 +281,9 @@ class SQLiteStore(Store):
             commands = [item for item in items if isinstance(item, Command)]
         else:
             writes, commands = items, ()  # type: ignore[assignment]
-        self._queued -= len(writes)
+        self.queued_count -= len(writes)
+        self.queued_bytes -= len(writes) * WRITE_BYTES
+        self.queued_bytes -= sum([len(w.content) for w in writes if w.content.__class__ is bytes])
         try:
             if writes:
                 self._on_commit(writes)
@@ -211,14 +292,31 @@ class SQLiteStore(Store):
                 command.done(command)
 
     @property
-    def queued_count(self) -> int:
-        return self._queued
-
-    @property
     def health(self) -> Health:
         if self._state == "open":
             return self._writer.health
         return Health(ok=False, reason=f"the store is {'closed' if self._state == 'closed' else 'not open'}")
+
+    def _count(self, writes: int, took_ns: int) -> None:
+        counts = self._write_counts
+        if took_ns and writes:
+            counts["batches_total"] += 1
+            counts["writes_total"] += writes
+            self.histograms["commit"].observe(took_ns)
+            self.histograms["batch"].observe(writes)
+        elif writes:
+            counts["writes_failed_total"] += writes
+
+    def stats(self) -> dict[str, int]:
+        counts, health = self._read_counts, self.health
+        return {
+            "queued_bytes": self.queued_bytes,
+            **self._write_counts,
+            "failures": self._writer.failures if self._state == "open" else 0,
+            "failing_since_seconds": health.since // 1000,
+            "reads_total": sum(counts.values()),
+            **{f"reads_{name}_total": n for name, n in counts.items()},
+        }
 
     async def flush(self) -> None:
         await self._command(None)
@@ -264,13 +362,18 @@ class SQLiteStore(Store):
             id_chosen=id is not None,
             client_id=client_id,
         )
-        return await self._command(new)
+        record, is_new, change = await self._command(new)
+        self.last_change = max(self.last_change, change)
+        return record, is_new
 
     async def update_conversation(
         self, key: int, time: int, title: str | None, add: Sequence[str], remove: Sequence[str]
     ) -> tuple[ConversationRecord, list[MemberRecord], list[str]]:
         check_texts(title or "", *add, *remove)
-        return await self._command(ConversationChange(key, time, title, tuple(add), tuple(remove)))
+        wanted = ConversationChange(key, time, title, tuple(add), tuple(remove))
+        record, added, removed, change = await self._command(wanted)
+        self.last_change = max(self.last_change, change)
+        return record, added, removed
 
     async def conversation(self, id: str) -> ConversationRecord | None:
         if not encodable(id):
@@ -345,11 +448,71 @@ class SQLiteStore(Store):
     async def replay(self, wanted: Iterable[tuple[int, int, int]], limit: int) -> list[list[MessageRecord]]:
         return await self._read(read_replay, list(wanted), limit)
 
+    async def seqs_at(self, wanted: Iterable[tuple[int, int, int]], limit: int) -> list[int | None]:
+        return await self._read(read_seqs_at, list(wanted), limit)
+
+    # -- bans
+
+    async def bans(self, now: int) -> Sequence[BanRecord]:
+        return await self._read(read_bans, now)
+
+    async def keep_present(self, users: Mapping[str, int], time: int) -> None:
+        await self._command(KeepPresent(dict(users), time))
+
+    async def take_present(self) -> tuple[dict[str, int], int]:
+        return await self._command(take_present)
+
+    async def put_bans(self, records: Sequence[BanRecord], now: int) -> None:
+        for record in records:
+            check_texts(record.subject, record.reason, record.source)
+        await self._command(NewBans(tuple(records), now))
+
+    async def remove_ban(self, kind: str, subject: str) -> bool:
+        check_texts(subject)
+        return await self._command(BanRemoval(kind, subject))
+
+    # -- clients that come back after a restart
+
+    async def begin_epoch(self, epoch: str, used: Sequence[str], time: int, forget_before: int) -> Start:
+        check_texts(epoch, *used)
+        return await self._command(NewStart(epoch, tuple(used), time, forget_before))
+
+    async def use_namespace(self, namespace: str, epoch: str) -> None:
+        check_texts(namespace, epoch)
+        await self._command(Use(namespace, epoch))
+
+    async def leave_behind(self, data: bytes) -> None:
+        await self._command(LeaveBehind(data))
+
+    async def take_left_behind(self) -> bytes | None:
+        return await self._command(take_left_behind)
+
+    async def changed_since(self, user: int, change: int) -> bool:
+        return await self._read(read_changed_since, user, change)
+
+    # -- tokens and tickets
+
+    async def revocations(self, now: int) -> Sequence[RevocationRecord]:
+        return await self._read(read_revocations, now)
+
+    async def put_revocation(self, record: RevocationRecord, now: int) -> None:
+        check_texts(record.subject, record.device, record.reason)
+        await self._command(NewRevocation(record, now))
+
+    async def remove_revocation(self, kind: str, subject: str, device: str) -> bool:
+        check_texts(subject, device)
+        return await self._command(RevocationRemoval(kind, subject, device))
+
+    async def use_ticket(self, id: str, until: int, now: int) -> bool:
+        check_texts(id)
+        return await self._command(TicketUse(id, until, now))
+
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         if self._state != "open":
             raise StoreError("the store is closed", temporary=True)
+        self._read_counts[_READS.get(query, _OTHER_READS)] += 1
         try:
             return await self._loop.run_in_executor(
                 self._readers.pool, partial(self._readers.run, query, *args, **kwargs)

@@ -27,6 +27,7 @@ Row = tuple[Any, ...]
 ClientKey = tuple[str, int, int]  # client id, sender, conversation
 
 MAX_REMEMBERED_TAILS = 200_000  # conversations whose last seq is kept in memory, about 100 bytes each
+MESSAGE_COLUMNS = 12  # of a row of ``messages`` that is inserted; its key is SQLite's
 LOOKUP_BYTES = 4 << 20  # contents compared at a time
 
 # Upserts where one would write UPDATE … FROM: of that, SQLite scans the table that is changed, CROSS JOIN or
@@ -166,8 +167,8 @@ class BatchStore:
 
         self._insert_messages = multi_row(
             "INSERT INTO messages (conversation, seq, id, sender, device, kind, content, encoding, time,"
-            " client_id, reply_to) SELECT * FROM {rows} WHERE true",
-            11,
+            " client_id, reply_to, origin) SELECT * FROM {rows} WHERE true",
+            MESSAGE_COLUMNS,
         )
         self._select_tails = multi_row(
             "SELECT json_group_array(conversation), json_group_array(last_seq)"
@@ -183,10 +184,11 @@ class BatchStore:
             4,
         )
         self._upsert_cursors = multi_row(
-            "INSERT INTO cursors (user, device, conversation, delivered)"
-            " SELECT v.column1, v.column2, v.column3, v.column4 FROM {rows} AS v"
+            "INSERT INTO cursors (user, device, conversation, delivered, time)"
+            " SELECT v.column1, v.column2, v.column3, v.column4,"
+            " CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) FROM {rows} AS v"
             " CROSS JOIN members AS m ON m.conversation = v.column3 AND m.user = v.column1"
-            " WHERE true ON CONFLICT DO UPDATE SET delivered = excluded.delivered"
+            " WHERE true ON CONFLICT DO UPDATE SET delivered = excluded.delivered, time = excluded.time"
             " WHERE excluded.delivered > delivered",
             4,
         )
@@ -278,13 +280,16 @@ class BatchStore:
 
     def _insert(self, plan: _Plan, *, looked_up: bool) -> None:
         insert = self._insert_messages
-        stride = insert.max_rows * 11
+        stride = insert.max_rows * MESSAGE_COLUMNS
         last_key = 0
         for start in range(0, len(plan.values), stride):
             part = plan.values if len(plan.values) <= stride else plan.values[start : start + stride]
             last_key = insert.execute(self._connection, part).lastrowid or 0
+        base = last_key - plan.count
+        for key, append in enumerate(plan.appends, base + 1):
+            append.key = key
         settle = (
-            last_key - plan.count,
+            base,
             str(list(plan.last_rows.values())),
             str(list(plan.read_rows.values())),
         )
@@ -368,6 +373,7 @@ class _Plan:
         self.known_ids = known_ids
         self.ids = ids
         self.values: list[Any] = []  # of the rows, one after the other
+        self.appends: list[Append] = []  # that they are of
         self.count = 0
         self.last_rows: dict[int, int] = {}  # conversation -> number of its last row, from 1
         self.read_rows: dict[tuple[int, int], int] = {}  # (conversation, sender) -> likewise
@@ -378,6 +384,7 @@ class _Plan:
         """Plan the writes in order. The hot loop: about 1.5 µs a message."""
         tails, known_ids, extend = self.tails, self.known_ids, self.values.extend
         last_rows, read_rows, make_id = self.last_rows, self.read_rows, self.ids.make
+        keep = self.appends.append
         count, time, prefix = self.count, -1, ""
         for write in writes:
             if write.__class__ is not Append:
@@ -415,6 +422,7 @@ class _Plan:
                 prefix = self.ids.prefix(time)
             write.seq = seq
             write.id = message_id = make_id(prefix)
+            keep(write)
             extend(
                 (
                     conversation,
@@ -428,6 +436,7 @@ class _Plan:
                     time,
                     client_id,
                     write.reply_to,
+                    write.origin,
                 )
             )
         self.count = count
@@ -481,7 +490,7 @@ def reset(write: Append | Mark) -> None:
     """Take back what an attempt at storing has filled in."""
     write.error = None
     if isinstance(write, Append):
-        write.duplicate, write.id, write.seq = False, "", 0
+        write.duplicate, write.id, write.seq, write.key = False, "", 0, 0
 
 
 def encodable(text: str) -> bool:

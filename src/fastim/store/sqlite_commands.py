@@ -17,6 +17,7 @@ from fastim.store.sqlite_reader import (
     MEMBER_COLUMNS,
     conversation_record,
 )
+from fastim.store.sqlite_recovery import count_change
 
 __all__ = ["ConversationChange", "NewConversation", "ensure_users"]
 
@@ -68,7 +69,7 @@ class NewConversation:
     id_chosen: bool
     client_id: str | None
 
-    def __call__(self, connection: sqlite3.Connection) -> tuple[ConversationRecord, bool]:
+    def __call__(self, connection: sqlite3.Connection) -> tuple[ConversationRecord, bool, int]:
         users = list(dict.fromkeys((self.creator, *self.members) if self.creator else self.members))
         keys = user_keys(connection, users)
         creator = keys[self.creator] if self.creator else 0
@@ -79,11 +80,13 @@ class NewConversation:
             low, high = sorted(keys.values())
             peers = (low, high)
         if existing := self._existing(connection, creator, peers):
-            return existing, False
+            return existing, False, 0
+        change = count_change(connection)
         cursor = connection.execute(
-            "INSERT INTO conversations (id, kind, title, owner, member_count, created, peer_low, peer_high)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (self.id, self.kind, self.title, creator, len(users), self.time, *peers),
+            "INSERT INTO conversations"
+            " (id, kind, title, owner, member_count, created, peer_low, peer_high, change)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.id, self.kind, self.title, creator, len(users), self.time, *peers, change),
         )
         key = cursor.lastrowid
         assert key is not None
@@ -96,7 +99,7 @@ class NewConversation:
             connection.execute("INSERT INTO creations VALUES (?, ?, ?)", (self.client_id, creator, key))
         record = load(connection, key)
         assert record is not None
-        return record, True
+        return record, True, change
 
     def _existing(
         self, connection: sqlite3.Connection, creator: int, peers: tuple[int | None, int | None]
@@ -132,20 +135,22 @@ class ConversationChange:
 
     def __call__(
         self, connection: sqlite3.Connection
-    ) -> tuple[ConversationRecord, list[MemberRecord], list[str]]:
+    ) -> tuple[ConversationRecord, list[MemberRecord], list[str], int]:
         if load(connection, self.key) is None:
             raise RequestError(ErrorCode.FORBIDDEN, "no such conversation")
+        change = count_change(connection)
+        connection.execute("UPDATE conversations SET change = ? WHERE key = ?", (change, self.key))
         if self.title is not None:
             connection.execute("UPDATE conversations SET title = ? WHERE key = ?", (self.title, self.key))
-        removed = self._remove(connection) if self.remove else []
+        removed = self._remove(connection, change) if self.remove else []
         added = self._add(connection) if self.add else []
         if added or removed:
             self._settle(connection)
         record = load(connection, self.key)
         assert record is not None
-        return record, added, removed
+        return record, added, removed, change
 
-    def _remove(self, connection: sqlite3.Connection) -> list[str]:
+    def _remove(self, connection: sqlite3.Connection, change: int) -> list[str]:
         (answer,) = connection.execute(
             "SELECT json_group_array(json_array(u.id, u.key)) FROM json_each(?) AS j"
             " CROSS JOIN users AS u ON u.id = j.value"
@@ -159,6 +164,9 @@ class ConversationChange:
                 f"DELETE FROM {table} WHERE conversation = ? AND user IN (SELECT value FROM json_each(?))",
                 (self.key, keys),
             )
+        connection.execute(
+            "UPDATE users SET change = ? WHERE key IN (SELECT value FROM json_each(?))", (change, keys)
+        )
         return [id for id, _ in found]
 
     def _add(self, connection: sqlite3.Connection) -> list[MemberRecord]:

@@ -26,6 +26,7 @@ __all__ = [
     "read_inbox",
     "read_members",
     "read_replay",
+    "read_seqs_at",
     "read_users",
 ]
 
@@ -46,7 +47,7 @@ CONVERSATION_WIDTH = 10
 MEMBER_COLUMNS = "u.id, m.user, iif(m.owner, 'owner', 'member'), m.delivered, m.read, m.joined, m.joined_seq"
 MESSAGE_COLUMNS = (
     "m.id, m.seq, coalesce(s.id, ''), m.device, m.kind, hex(m.content), m.encoding, m.time, m.client_id,"
-    " m.reply_to"
+    " m.reply_to, m.key, m.origin"
 )
 MESSAGE_SENDER = "LEFT JOIN users AS s ON s.key = m.sender"
 
@@ -60,10 +61,8 @@ def conversation_record(row: Sequence[Any]) -> ConversationRecord:
 
 def message_record(row: Sequence[Any]) -> MessageRecord:
     """Make the record of ``MESSAGE_COLUMNS``."""
-    id, seq, sender, device, kind, content, encoding, time, client_id, reply_to = row
-    return MessageRecord(
-        id, seq, sender, device, kind, bytes.fromhex(content), encoding, time, client_id, reply_to
-    )
+    id, seq, sender, device, kind, content, *rest = row
+    return MessageRecord(id, seq, sender, device, kind, bytes.fromhex(content), *rest)
 
 
 def fetch(connection: sqlite3.Connection, columns: str, rest: str, parameters: Sequence[Any]) -> list[Any]:
@@ -214,3 +213,26 @@ def read_replay(
             messages.sort(key=lambda message: message.seq)
         replay += found
     return replay
+
+
+def read_seqs_at(
+    connection: sqlite3.Connection, wanted: Iterable[tuple[int, int, int]], limit: int
+) -> list[int | None]:
+    """Read where many conversations stood at a moment; see ``Store.seqs_at``.
+
+    The index holds each message's key beside its seq: it is walked backwards from the last one, at most
+    ``limit`` + 1 steps a conversation.
+    """
+    seq = (
+        "(SELECT max(seq) FROM (SELECT seq, key FROM messages"
+        " WHERE conversation = json_extract(j.value, '$[0]') AND seq <= json_extract(j.value, '$[1]')"
+        " ORDER BY seq DESC LIMIT ? + 1) WHERE key <= json_extract(j.value, '$[2]'))"
+    )
+    positions: list[int | None] = []
+    for chunk in chunks(wanted, CONVERSATIONS_A_QUERY):
+        rows = fetch(connection, f"j.key, {seq}", "FROM json_each(?) AS j", (limit, json.dumps(chunk)))
+        found: dict[int, int | None] = dict(rows)
+        for index, (_, last_seq, _) in enumerate(chunk):
+            position = found[index]
+            positions.append(0 if position is None and last_seq <= limit else position)
+    return positions

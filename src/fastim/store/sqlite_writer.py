@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from fastim.errors import FastimError, InternalError, StoreError
+from fastim.store.backoff import Backoff
 from fastim.store.base import Append, Health, Mark
 from fastim.store.sqlite_batch import BatchStore, DuplicateClientId, reset
 from fastim.store.sqlite_schema import Fault, classify, connect_writer, migrate, store_error
@@ -24,7 +26,7 @@ logger = logging.getLogger("fastim.store")
 
 PAGE_BYTES = 4096
 CAREFUL_BATCHES = 16  # batches that look client ids up first, after one that met a known one
-PROBE_INTERVAL_S = 0.25  # while writing does not work
+PATIENCE_S = 1.0  # that a write waits for the next attempt while writing does not work
 SETTLE_INTERVAL_S = 1.0  # of quiet, before the log is checkpointed
 QUIET_INTERVAL_S = 60.0  # with nothing to do but to look for client ids past their life
 PRUNE_MESSAGES = 1000  # looked at in one go
@@ -69,6 +71,8 @@ class WriterOptions:
     checkpoint_bytes: int
     wal_limit_bytes: int
     clock: Callable[[], int]
+    backoff_first_s: float
+    backoff_most_s: float
 
 
 class Writer:
@@ -80,7 +84,8 @@ class Writer:
     Args:
         options: See there.
         on_open: Called once, with None or with why the file cannot be used (the thread has ended then).
-        on_batch: Called with each finished batch, in order; each item has its result or error.
+        on_batch: Called with each finished batch, in order; each item has its result or error. Then the
+            nanoseconds that the commit took, or 0 where there was none.
         on_closed: Called last, after ``stop``.
     """
 
@@ -88,7 +93,7 @@ class Writer:
         self,
         options: WriterOptions,
         on_open: Callable[[Exception | None], None],
-        on_batch: Callable[[Sequence[Item]], None],
+        on_batch: Callable[[Sequence[Item], int], None],
         on_closed: Callable[[], None],
     ) -> None:
         self._options = options
@@ -99,6 +104,9 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="fastim-store-writer", daemon=True)
         self._backlog: list[Item] = []
         self._stopping = False
+        self._stop_asked = threading.Event()
+        self._backoff = Backoff(options.backoff_first_s, options.backoff_most_s)
+        self._refusing = False  # until the next attempt: a write has waited for it long enough
         self._careful_left = 0
         self._frames = 0.0  # estimate of the frames written since the last complete checkpoint
         self._frames_per_item = 3.0
@@ -106,6 +114,7 @@ class Writer:
         self._log_bytes = 0  # at the last checkpoint
         self._prune_due_ms = 0
         self.health = Health(ok=True)
+        self.last_key = self.last_change = 0  # when the file was opened; see ``Store``
         self._connection: sqlite3.Connection
         self._store: BatchStore
 
@@ -117,7 +126,8 @@ class Writer:
         self._queue.put(items)
 
     def stop(self) -> None:
-        """Finish what is queued and close."""
+        """Finish what is queued and close; what does not work is tried once more, not waited for."""
+        self._stop_asked.set()
         self._queue.put(None)
 
     def join(self) -> None:
@@ -127,6 +137,11 @@ class Writer:
         """End all writing: a reader found the file damaged."""
         if not self.health.fatal:
             self._set_health(Health(ok=False, reason=str(store_error(error, "reading")), fatal=True))
+
+    @property
+    def failures(self) -> int:
+        """Attempts to write that failed in a row."""
+        return self._backoff.failures
 
     # -- the thread
 
@@ -139,8 +154,7 @@ class Writer:
         self._on_open(None)
         while (items := self._take()) is not None:
             if items:
-                self._process(items)
-                self._on_batch(items)
+                self._on_batch(items, self._process(items))
             self._maintain(idle=not items)
         self._close()
         self._on_closed()
@@ -155,6 +169,8 @@ class Writer:
         )
         try:
             migrate(self._connection)
+            counts = "SELECT (SELECT coalesce(max(key), 0) FROM messages), changes FROM state"
+            self.last_key, self.last_change = self._connection.execute(counts).fetchone()
             self._store = BatchStore(self._connection, options.max_batch)
         except BaseException:
             self._connection.close()
@@ -182,20 +198,37 @@ class Writer:
         return None if self._stopping and not batch else batch
 
     def _idle_s(self) -> float:
-        if not self.health.ok:
-            return PROBE_INTERVAL_S
+        if not self.health.ok and not self.health.fatal:
+            return max(0.0, self._backoff.due_s - time.monotonic())
         return SETTLE_INTERVAL_S if self._items_in_log else QUIET_INTERVAL_S
 
-    def _process(self, items: list[Item]) -> None:
-        """Commit the items, or give each its error. Never raises."""
+    def _process(self, items: list[Item]) -> int:
+        """Commit the items, or give each its error; returns how long the commit took, ns. Never raises."""
+        if not self.health.ok and not self.health.fatal and not self._may_try():
+            self._fail(items, StoreError(self.health.reason, temporary=True))
+            return 0
+        began_ns = time.monotonic_ns()
         try:
             self._commit_or_isolate(items)
         except Exception as error:
             self._undo()
             self._fail(items, self._judge(error))
-        else:
-            if not self.health.ok and not self.health.fatal:
-                self._recovered()
+            return 0
+        if not self.health.ok and not self.health.fatal:
+            self._recovered()
+        return time.monotonic_ns() - began_ns
+
+    def _may_try(self) -> bool:
+        """Wait until the next attempt is due, for as long as writes may be left without an answer.
+
+        Who waited for nothing is refused, and who comes then is at once, until that attempt.
+        """
+        left_s = self._backoff.due_s - time.monotonic()
+        if left_s > 0 and not self._refusing:
+            self._stop_asked.wait(min(left_s, PATIENCE_S))
+            left_s = self._backoff.due_s - time.monotonic()
+        self._refusing = left_s > 0 and not self._stop_asked.is_set()
+        return not self._refusing
 
     def _commit_or_isolate(self, items: list[Item]) -> None:
         if self.health.fatal:
@@ -265,6 +298,7 @@ class Writer:
         if not self.health.fatal:
             if refusal.temporary:
                 self._set_busy_timeout(0)
+                self._backoff.failed(time.monotonic())
             self._set_health(Health(ok=False, reason=str(refusal), fatal=not refusal.temporary))
         return refusal
 
@@ -278,6 +312,7 @@ class Writer:
                 item.error = error
 
     def _recovered(self) -> None:
+        self._backoff.worked()
         self._set_busy_timeout(self._options.busy_timeout_ms)
         self._set_health(Health(ok=True))
 
@@ -288,6 +323,8 @@ class Writer:
             logger.critical("no more writes: %s", health.reason)
         elif self.health.ok:
             logger.error("writing does not work for now: %s", health.reason)
+        if not health.ok:
+            health = health._replace(since=self.health.since or self._options.clock())
         self.health = health
 
     def _set_busy_timeout(self, milliseconds: int) -> None:
@@ -318,7 +355,7 @@ class Writer:
         if self.health.fatal:
             return
         if not self.health.ok:
-            if idle:
+            if idle and self._backoff.due_s <= time.monotonic():
                 self._probe()
             return
         try:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from fastim._core.encoder import Encoded, Shape
 from fastim.wire.events import CODES
 
-__all__ = ["MessageFields", "message_body", "new_message_packet", "ok_message_packet"]
+__all__ = ["MessageFields", "body_of_new_message", "message_body", "new_message_packet", "ok_message_packet"]
 
 _NEW_MESSAGE = Shape(
     "new_message",
@@ -49,6 +49,15 @@ def new_message_packet(encoding: int, message: MessageFields) -> bytes:
 def message_body(encoding: int, message: MessageFields) -> Encoded:
     """Make the body of a ``new_message``, as ``history`` lists them."""
     return Encoded(_NEW_MESSAGE.body(encoding, message), encoding)
+
+
+_BODY_AT = (len(b'["new_message",'), len(b"\x92") + 1)  # behind the name, and behind the code
+_BEHIND_BODY = (len(b"]"), 0)
+
+
+def body_of_new_message(encoding: int, packet: bytes) -> Encoded:
+    """Cut the body out of a packet that ``new_message_packet`` has made."""
+    return Encoded(packet[_BODY_AT[encoding] : len(packet) - _BEHIND_BODY[encoding]], encoding)
 
 
 def ok_message_packet(

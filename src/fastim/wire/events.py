@@ -11,6 +11,8 @@ __all__ = [
     "FIRST_APPLICATION_CODE",
     "MAX_EVENT_BYTES",
     "NAMES",
+    "REPLACEABLE",
+    "SOCKETIO_OWN",
     "Direction",
     "Event",
     "is_reserved",
@@ -68,14 +70,27 @@ EVENTS: tuple[Event, ...] = (
 CODES: dict[str, int] = {event.name: event.code for event in EVENTS}
 NAMES: dict[int, str] = {event.code: event.name for event in EVENTS}
 
-_RESERVED_PREFIXES = ("message", "conversation", "presence", "doc", "fastim")
+REPLACEABLE: frozenset[str] = frozenset(
+    event.name for event in EVENTS if event.direction is Direction.TO_SERVER
+) - {"hello", "refresh"}
+"""What an application may have a handler of its own for, which is served instead."""
+
+SOCKETIO_OWN: frozenset[str] = frozenset(
+    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
+)
+"""What no packet of Socket.IO may name as its event: clients close with "parse error" when they get one."""
+
+_FAMILIES = ("message", "conversation", "presence", "doc")
 
 
 def is_reserved(event: str | int) -> bool:
-    """Say whether an event belongs to the protocol: applications use other names, and codes from 256.
+    """Say whether an event belongs to the protocol, or to what it may grow into.
 
-    An application's handler may still *replace* a built-in event; see the caller.
+    Applications use other names, and codes from 256: not ``message``, ``message_…`` and ``message.…``, and
+    likewise with the other families, nor what begins with ``fastim``. ``message-back`` is theirs.
     """
     if isinstance(event, int):
         return event < FIRST_APPLICATION_CODE
-    return event in CODES or event.startswith(_RESERVED_PREFIXES)
+    if event in CODES or event in _FAMILIES or event.startswith("fastim"):
+        return True
+    return event.startswith(tuple(f"{family}{mark}" for family in _FAMILIES for mark in "_."))

@@ -11,11 +11,12 @@ from fastim._core.decoder import decode_value as _decode_value
 from fastim._core.encoder import Encoded, Shape, encode_value
 from fastim._core.packets import PacketCodec
 from fastim._core.values import Encoding, check, is_string, transcode
-from fastim.errors import ErrorCode, LimitExceeded, RequestError
+from fastim.errors import ConnectionRefused, ErrorCode, LimitExceeded, RequestError, TurnedAway, Unserved
 from fastim.wire.events import MAX_EVENT_BYTES, NAMES
 
 __all__ = [
     "MAX_BATCH_COUNT",
+    "MESSAGE_SENT_REF",
     "Encoded",
     "Encoding",
     "Packet",
@@ -27,6 +28,7 @@ __all__ = [
     "encode_packet",
     "encode_value",
     "error_body",
+    "is_answer",
     "is_string",
     "transcode",
 ]
@@ -66,11 +68,25 @@ def decode_value(body: bytes, encoding: int) -> Any:
         raise RequestError(ErrorCode.BAD_REQUEST, f"body: {error}") from None
 
 
+MESSAGE_SENT_REF = (1 << 53) - 1
+"""The ref of a ``message`` of Socket.IO that came without a wish for an acknowledgement: its ok becomes the
+event ``message_sent``, its error the event ``error``."""
+
+
+def is_answer(ref: int | None) -> bool:
+    """Say whether what has this ref is told apart by it; else it has to name its event."""
+    return ref is not None and ref != MESSAGE_SENT_REF
+
+
 def error_body(error: RequestError, event: str | int | None = None) -> dict[str, Any]:
     """Make the body of an ``error`` packet; ``event`` is named for a packet without ref."""
     body: dict[str, Any] = {"code": error.code.value, "message": error.message}
-    if isinstance(error, LimitExceeded):
+    if isinstance(error, LimitExceeded) or (isinstance(error, TurnedAway) and error.retry_after_ms):
         body["retry_after_ms"] = error.retry_after_ms
+    elif isinstance(error, Unserved):
+        body["id"] = error.id
+    elif isinstance(error, ConnectionRefused) and error.data is not None:
+        body["data"] = error.data
     if event is not None:
         body["event"] = event
     return body
@@ -80,4 +96,4 @@ def encode_error(
     error: RequestError, encoding: int, ref: int | None = None, event: str | int | None = None
 ) -> bytes:
     """Make the ``error`` packet that answers a packet: by ref where it had one, else naming its event."""
-    return encode_packet("error", error_body(error, event if ref is None else None), encoding, ref)
+    return encode_packet("error", error_body(error, None if is_answer(ref) else event), encoding, ref)

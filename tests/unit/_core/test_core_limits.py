@@ -81,6 +81,29 @@ def test_table_of_many_keys_grows_stays_small_and_gives_memory_back(table: Any) 
     assert sys.getsizeof(limits) < 40_000
 
 
+@pytest.mark.parametrize(("table", "count"), [(TokenBuckets, 100_000), (SlidingWindows, 440_000)])
+def test_table_of_very_many_keys_lies_in_huge_pages_stays_small_and_gives_them_back(
+    table: Any, count: int
+) -> None:
+    limits = table(2, 2 if table is TokenBuckets else MINUTE_NS)
+    take = limits.take if table is SlidingWindows else lambda key, now_ns: limits.take(key, 1, now_ns)
+    before = 0
+    for number in range(count):
+        assert take(str(number), SECOND_NS) == 0
+        if number % 1_000 == 999:
+            size = sys.getsizeof(limits)
+            assert size <= 64 * number + 8_192
+            if size - before >= 2 << 20:
+                break
+            before = size
+    else:
+        raise AssertionError("no huge page was taken")
+    for other in range(0, number, 97):
+        assert take(str(other), SECOND_NS) == 0
+    assert limits.sweep(10 * MINUTE_NS, 2 * count) == number + 1
+    assert sys.getsizeof(limits) < 1 << 17
+
+
 def test_table_under_changing_keys_forgets_the_idle_ones_by_itself() -> None:
     windows = SlidingWindows(5, MINUTE_NS)
     for number in range(100_000):  # 1,000 a window

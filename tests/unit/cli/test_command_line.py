@@ -142,7 +142,7 @@ def test_command_when_it_serves_nothing_then_the_server_is_not_imported(
         "uvicorn",
         "websockets",
         "uvloop",
-        "fastim.server.run",
+        "fastim.server.process.run",
         "fastim._core.hub",
     }
 
@@ -169,6 +169,18 @@ def test_duration_when_well_written_then_seconds(text: str, seconds: int) -> Non
 def test_duration_when_badly_written_then_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_duration_s(text)
+
+
+def test_duration_when_nothing_is_allowed_then_zero_but_not_no_number() -> None:
+    assert parse_duration_s("0s", least_s=0) == 0
+    with pytest.raises(ValueError):
+        parse_duration_s("", least_s=0)
+
+
+def test_drain_when_no_server_answers_then_one_line_and_status_2(tmp_path: Path) -> None:
+    line = refusal("drain", "--url", "http://127.0.0.1:1", cwd=tmp_path)
+    assert line.startswith("fastim: url: no server answers at http://127.0.0.1:1")
+    assert refusal("drain", "--within", "soon", cwd=tmp_path).startswith("fastim: within: 'soon' is no")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from fastim.client.calls import Call, CallTable
 from fastim.client.codec import Codec
 from fastim.client.events import Event, EventQueue
 from fastim.client.identifiers import uuid7
+from fastim.client.move import Move
 from fastim.client.options import read_token, websocket_url
 from fastim.client.policy import After, after_close, after_status, is_refusal
 from fastim.client.tracker import Tracker, Verdict
@@ -222,3 +223,13 @@ def test_codec_when_a_value_is_none_of_the_protocol_then_raises(encoding, value)
 def test_codec_when_given_anything_then_raises_only_protocol_errors(encoding, data):
     with contextlib.suppress(ProtocolError):  # the only one allowed
         Codec(encoding).decode(data)
+
+
+def test_move_when_an_address_is_named_then_made_a_websocket_one_and_due_after_the_pause() -> None:
+    move = Move.parse({"url": "https://b.example.com", "token": "t", "retry_after_ms": 1500}, 10.0)
+    assert (move.url, move.token, move.at_s) == ("wss://b.example.com/ws", "t", 11.5)
+    assert Move.parse({"token": "t"}, 10.0) == Move(None, "t", 10.0)
+    with pytest.raises(ValueError, match="address"):
+        Move.parse({"url": "file:///etc/passwd", "token": "t"}, 10.0)
+    with pytest.raises(KeyError):
+        Move.parse({"url": "ws://b"}, 10.0)

@@ -61,7 +61,7 @@ def test_verify_when_all_claims_then_all_returned() -> None:
     )
     claims["class"] = "mobile"
     assert verify(encode(claims)) == Claims(
-        "alice", "phone", DeviceClass.MOBILE, Tier.CRITICAL, frozenset({"a", "b"}), NOW_S + 60, "j1"
+        "alice", "phone", DeviceClass.MOBILE, Tier.CRITICAL, frozenset({"a", "b"}), NOW_S + 60, "j1", NOW_S
     )
 
 

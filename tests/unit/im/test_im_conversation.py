@@ -13,7 +13,11 @@ def conversation(key: int = 1) -> Conversation:
 
 
 def entry(seq: int, size: int = 10) -> tuple[MessageRecord, bytes | None, bytes | None]:
-    return (MessageRecord(f"m{seq}", seq, "u", "d", "text", b"x" * size, 0, 0, None, None), b"j", None)
+    return (
+        MessageRecord(f"m{seq}", seq, "u", "d", "text", b"x" * size, 0, 0, None, None, seq, None),
+        b"j",
+        None,
+    )
 
 
 def seqs(ring: Ring | None) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from websockets.client import ClientProtocol
 from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
-from fastim.guard.bans import BlockList
+from fastim._core.addresses import AddressRanges
+from fastim.guard.admission import Admission
+from fastim.guard.blocklist import BlockList
 from fastim.guard.limits import ConnectLimiter
 from fastim.guard.tokens import TokenVerifier, issue
 from fastim.im.messaging import Messaging
 from fastim.im.options import ImOptions
-from fastim.server.app import FastIM
-from fastim.server.front import Front, FrontOptions
+from fastim.server.application.app import FastIM
+from fastim.server.front.front import Front, FrontOptions
 from fastim.server.service import Service, ServiceOptions
 from fastim.store.sqlite import SQLiteStore
 
@@ -31,7 +33,13 @@ NS_PER_S = 1_000_000_000
 class World:
     """A service, and the time it lives in."""
 
-    def __init__(self, folder: Path, application: FastIM | None, options: ServiceOptions) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        application: FastIM | None,
+        options: ServiceOptions,
+        hub: Mapping[str, Any] | None = None,
+    ) -> None:
         self.ns = NS_PER_S
         loop = asyncio.get_running_loop()
         self.service = Service(
@@ -41,6 +49,7 @@ class World:
             application,
             clock_ns=lambda: self.ns,
             time_s=self.time_s,
+            **(hub or {}),
         )
         self.store = SQLiteStore(folder / "unit.db", synchronous="normal")
         self.messaging = Messaging(
@@ -51,7 +60,8 @@ class World:
             time_ms=lambda: int(self.time_s() * 1000),
             spawn=self.service.spawn,
         )
-        self.front = Front(self.service, FrontOptions(), ConnectLimiter(0, 0), BlockList(False, 1, 1))
+        admission = Admission(BlockList(AddressRanges()), ConnectLimiter(0, 0))
+        self.front = Front(self.service, FrontOptions(), admission)
 
     def time_s(self) -> float:
         return EPOCH_S + self.ns / NS_PER_S
@@ -74,8 +84,14 @@ class World:
 
 
 @asynccontextmanager
-async def running(folder: Path, application: FastIM | None = None, **options: Any) -> AsyncIterator[World]:
-    world = World(folder, application, ServiceOptions(**options))
+async def running(
+    folder: Path,
+    application: FastIM | None = None,
+    hub: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[World]:
+    """Run a service with these ``ServiceOptions``, and more options of ``Hub``."""
+    world = World(folder, application, ServiceOptions(**options), hub)
     await world.store.open(world.messaging.on_commit)
     await world.messaging.start()
     world.service.start(world.messaging, world.front)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastim.guard.bans import BlockList
+from fastim._core.addresses import AddressRanges
+from fastim.errors import CloseCode, ErrorCode, RequestError, TurnedAway
+from fastim.guard.admission import Admission, AutoBans
+from fastim.guard.blocklist import BlockList
 from fastim.guard.limits import ConnectLimiter
-from fastim.guard.tokens import issue
-from fastim.server.app import Context, FastIM
-from fastim.server.front import Front, FrontOptions
+from fastim.guard.tiers import TierPolicy
+from fastim.guard.tokens import Claims, issue
+from fastim.server.application.app import Context, FastIM
+from fastim.server.connection import Connection
+from fastim.server.front.front import Front, FrontOptions
+from fastim.server.heartbeat import HeartbeatOptions
 from tests.unit.server.fed_service import SECRET, Peer, running
 
 
@@ -30,7 +37,7 @@ async def test_hello_when_not_in_time_then_4014(tmp_path: Path) -> None:
 
 
 async def test_hello_when_in_time_then_the_deadline_is_off(tmp_path: Path) -> None:
-    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+    async with running(tmp_path, heartbeat=HeartbeatOptions(interval_ns=0)) as world:
         peer = Peer(world)
         ok = await peer.hello()
         assert ok["heartbeat_ms"] == 0
@@ -48,30 +55,61 @@ async def test_connection_when_silent_then_pinged_and_closed_if_it_stays_so(tmp_
         world.pass_time(1.1)
         peer.turn()  # the ping comes, the pong goes
         assert peer.pings == 1
-        world.pass_time(15)
-        assert peer.close_code is None
         peer.answers_pings = False
-        world.pass_time(16)
+        world.pass_time(30.1)
         peer.turn()
         assert peer.pings == 2
-        world.pass_time(8.5)
+        world.pass_time(34)  # missed after 10 s, the next comes 15 s after it, the last 10 s after that
         assert peer.close_code is None
-        world.pass_time(1)
+        assert peer.pings == 4
+        world.pass_time(2)
         assert peer.close_code == 4009
+        assert peer.pings == 4
 
 
-async def test_connection_when_it_talks_then_not_pinged(tmp_path: Path) -> None:
+async def test_connection_when_it_talks_then_pinged_once_in_the_longest_interval(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         peer = Peer(world)
         await peer.hello()
         for _ in range(5):
             world.pass_time(20)
             peer.send("ping", {}, 2)
+        assert peer.pings == 1
+
+
+async def test_connection_when_in_the_background_then_pinged_seldom_until_it_is_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        await peer.hello()
+        peer.send("presence", {"status": "away"}, 2)
+        world.pass_time(59)
+        peer.turn()
         assert peer.pings == 0
+        world.pass_time(1.2)
+        peer.turn()
+        assert peer.pings == 1
+        peer.send("presence", {"status": "online"}, 3)
+        world.pass_time(31)
+        peer.turn()
+        assert peer.pings == 2
+
+
+async def test_heartbeat_when_the_tier_names_another_interval_then_kept(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        peer = Peer(world)
+        token = issue(SECRET, "u", now_s=world.time_s(), tier="degraded")
+        peer.send("hello", {"token": token}, 1)
+        assert (await peer.receive())[1]["heartbeat_ms"] == 70_000
+        world.pass_time(59)
+        peer.turn()
+        assert peer.pings == 0
+        world.pass_time(1.2)
+        peer.turn()
+        assert peer.pings == 1
 
 
 async def test_token_when_it_ends_then_warned_a_minute_before_and_closed(tmp_path: Path) -> None:
-    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+    async with running(tmp_path, heartbeat=HeartbeatOptions(interval_ns=0)) as world:
         peer = Peer(world)
         await peer.hello(ttl_s=100)
         world.pass_time(39)
@@ -91,7 +129,7 @@ async def test_token_when_it_ends_then_warned_a_minute_before_and_closed(tmp_pat
 
 
 async def test_token_when_refreshed_then_warned_anew(tmp_path: Path) -> None:
-    async with running(tmp_path, heartbeat_interval_ns=0) as world:
+    async with running(tmp_path, heartbeat=HeartbeatOptions(interval_ns=0)) as world:
         peer = Peer(world)
         await peer.hello(ttl_s=30)
         assert (await peer.receive())[0] == "token_expiring"
@@ -226,16 +264,18 @@ async def test_connection_when_gone_then_its_topics_and_tasks_are_let_go(tmp_pat
         runtime = world.service.runtime
         runtime.join(connection, "t")
         runtime.join(connection, "t")
-        assert runtime.topics["t"].count == 1
+        room = runtime.rooms.find("/", "t")
+        assert room is not None
+        assert sum(room.counts) == 1
         peer.send("slow", 1, 1)
         world.service.hub.abort(peer.handle)
         world.service.poll()
-        assert not runtime.topics
+        assert not len(runtime.rooms)
         assert not world.service.connections
         runtime.join(connection, "t")
-        runtime.emit(connection, "event", 1)
-        runtime.broadcast("t", "event", 1, None)
-        assert not runtime.topics
+        runtime.emit(connection, "event", (1,), 1)
+        runtime.broadcast("t", runtime.outgoing("event", (1,)), None)
+        assert not len(runtime.rooms)
         await world.turns()
         assert "disconnected" in log
         for task in list(world.service.tasks):
@@ -248,7 +288,7 @@ async def test_service_when_draining_then_new_work_is_unavailable(tmp_path: Path
         peer = Peer(world)
         await peer.hello()
         await world.turns()
-        world.service.dispatcher.refuse_work()
+        world.service.dispatcher.tables.refuse_work()
         for event in ("plain", "message", "history", "hello"):
             peer.send(event, {}, 7)
             answer = await peer.receive()
@@ -335,7 +375,8 @@ async def test_token_when_refreshed_to_another_tier_then_its_outbox_is_the_new_o
         for _ in range(4):
             ctx.emit("drop", "x" * 50_000)
 
-    async with running(tmp_path, app, outbox_bytes={"degraded": 65_536, "standard": 1_048_576}) as world:
+    tiers = {"degraded": TierPolicy(queued_messages=64), "standard": TierPolicy(queued_messages=1_024)}
+    async with running(tmp_path, app, tiers=tiers) as world:
 
         def token(tier: str) -> str:
             return issue(SECRET, "u", tier=tier, now_s=world.time_s())
@@ -353,15 +394,154 @@ async def test_token_when_refreshed_to_another_tier_then_its_outbox_is_the_new_o
         assert not world.service.hub.alive(peer.handle)
 
 
-async def test_hello_when_its_token_is_bad_again_and_again_then_the_address_is_shut_out(
+async def test_hello_when_its_token_is_bad_again_and_again_then_the_address_is_banned(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        banned: list[tuple[str, str, float, str]] = []
+        admission = Admission(
+            BlockList(AddressRanges()),
+            ConnectLimiter(0, 0),
+            automatic=AutoBans(offences=3, address_s=7),
+            ban=lambda *ban: banned.append(ban),
+        )
+        world.front = world.service.front = Front(world.service, FrontOptions(), admission)
+        peer = Peer(world)
+        old = issue(SECRET, "u", ttl_s=60, now_s=world.time_s() - 600)
+        for token in ("bad", old, old, "bad", old):
+            peer.send("hello", {"token": token}, 1)
+        assert not banned
+        peer.send("hello", {"token": "bad"}, 1)
+        assert [ban[:3] for ban in banned] == [("address", "192.0.2.1", 7)]
+        assert admission.stats()["refused_token_total"] == 6
+
+
+async def test_hello_when_the_server_is_full_then_a_session_that_is_not_live_opens_no_door(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path) as world:
-        world.front = world.service.front = Front(
-            world.service, FrontOptions(), ConnectLimiter(0, 0), BlockList(True, 3, 1_000_000_000)
-        )
+    tiers = {tier: TierPolicy(connections=1) for tier in ("critical", "standard", "degraded")}
+    async with running(tmp_path, tiers=tiers) as world:
+        for user in ("ann", "bob"):
+            await Peer(world).hello(user)
+        late = Peer(world)
+        late.send("hello", {"token": world.token("eve"), "resume": {"session": "x", "seen": {}}}, 1)
+        assert (await late.receive())[1]["code"] == "unavailable"
+        assert late.close_code == 4013
+        await world.turns()
+        assert world.messaging.stats()["users"] == 2
+        assert world.messaging.sessions.stats()["detached"] == 0
+        assert world.service.places.stats()["refused_total"] == 1
+
+
+async def test_connection_when_the_application_refuses_it_then_nothing_of_it_is_served(
+    tmp_path: Path,
+) -> None:
+    app = FastIM()
+    served: list[Any] = []
+
+    @app.on_connect
+    def refuse(ctx: Context) -> None:
+        raise RequestError(ErrorCode.FORBIDDEN, "not you")
+
+    @app.on("work")
+    def work(ctx: Context, body: Any) -> None:
+        served.append(body)
+
+    @app.on_disconnect
+    def gone(ctx: Context) -> None:
+        served.append("gone")
+
+    async with running(tmp_path, app) as world:
+        await Peer(world).hello()
+        peer = Peer(world)  # its user is loaded: the hello is served before what comes behind it
+        batch = [["hello", {"token": world.token()}, 1], ["work", "in the batch"], ["ping", {}, 2]]
+        peer.protocol.send_text(json.dumps(batch).encode())
+        peer.protocol.send_text(json.dumps(["work", "behind it"]).encode())
+        assert peer.close_code == 4001
+        await world.turns()
+        assert served == ["gone", "gone"]
+        assert sorted(packet[0] for packet in peer.packets) == ["forced_disconnect", "ok"]
+
+
+async def test_connection_when_a_handler_closes_it_then_what_is_behind_in_the_batch_is_not_served(
+    tmp_path: Path,
+) -> None:
+    app = FastIM()
+    served: list[Any] = []
+
+    @app.on("work")
+    def work(ctx: Context, body: Any) -> None:
+        served.append(body)
+        ctx.close(4000, "enough")
+
+    @app.on_disconnect
+    def gone(ctx: Context) -> None:
+        served.append("gone")
+
+    async with running(tmp_path, app) as world:
         peer = Peer(world)
-        for _ in range(4):
-            peer.send("hello", {"token": "bad"}, 1)
-        Peer(world)
-        assert world.front.refusals == {429: 1}
+        await peer.hello()
+        peer.protocol.send_text(json.dumps([["work", 1], ["work", 2], ["ping", {}, 1]]).encode())
+        assert peer.close_code == 4000
+        await world.turns()
+        assert served == [1, "gone"]
+        assert not peer.packets
+
+
+async def test_hello_when_turned_away_then_another_one_behind_it_is_not_served(tmp_path: Path) -> None:
+    app = FastIM()
+    entered: list[str] = []
+    app.on_connect(lambda ctx: entered.append(ctx.user))
+
+    def check(connection: Connection, claims: Claims) -> None:
+        if claims.user == "bad":
+            raise TurnedAway(CloseCode.BANNED, "banned", ErrorCode.FORBIDDEN)
+
+    async with running(tmp_path, app) as world:
+        world.service.entrance.checks.append(check)
+        await Peer(world).hello("good")
+        peer = Peer(world)
+        batch = [["hello", {"token": world.token(user)}, ref] for ref, user in enumerate(("bad", "good"), 1)]
+        peer.protocol.send_text(json.dumps(batch).encode())
+        assert peer.close_code == 4003
+        assert [packet[0] for packet in peer.packets] == ["error", "forced_disconnect"]
+        assert entered == ["good"]
+        assert world.service.places.stats()["standard_connections"] == 1
+
+
+async def test_volatile_event_when_the_client_is_behind_then_dropped(tmp_path: Path) -> None:
+    app = FastIM()
+    async with running(tmp_path, app) as world:
+        peer = Peer(world)
+        await peer.hello()
+        hub = world.service.hub
+        context = world.service.dispatcher.context(next(iter(world.service.connections)))
+        context.emit("volatile", 1, volatile=True)
+        assert await peer.receive() == ["volatile", 1]
+        context.emit("large", "x" * 50_000)
+        world.service.flush()
+        peer.protocol.receive_data(hub.take(peer.handle, 100))
+        assert hub.is_behind(peer.handle)
+        context.emit("volatile", 2, volatile=True)
+        context.emit("kept", 3)
+        assert (await peer.receive())[0] == "large"
+        assert await peer.receive() == ["kept", 3]
+        app.bind(world.service.runtime)
+        app.emit("volatile", 4, volatile=True)
+        assert await peer.receive() == ["volatile", 4]
+
+
+async def test_everybody_when_thousands_of_namespaces_were_sent_to_then_still_reached(tmp_path: Path) -> None:
+    app = FastIM()
+    app.namespace(re.compile(r"/\d+"))
+    async with running(tmp_path, app) as world:
+        app.bind(world.service.runtime)
+        first = Peer(world)
+        await first.hello()
+        app.emit("event", 1)
+        for number in range(3_000):
+            app.emit("event", 0, namespace=f"/{number}")
+        second = Peer(world)
+        await second.hello()
+        app.emit("event", 2)
+        assert [await first.receive() for _ in range(2)] == [["event", 1], ["event", 2]]
+        assert await second.receive() == ["event", 2]
+        assert len(world.service.runtime.rooms) == 1

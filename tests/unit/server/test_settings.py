@@ -11,8 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from fastim._core.hub import Hub
 from fastim.errors import ConfigError
+from fastim.im.storm import StormControl
 from fastim.server import options
+from fastim.server.heartbeat import Heartbeat
 from fastim.server.settings import MASK, Settings, load_settings
+from fastim.store.base import Append
 
 SECRET = "a secret of at least 32 bytes - surely"
 
@@ -218,11 +221,14 @@ def test_to_toml_when_loaded_again_then_the_same_and_no_secret_in_it(tmp_path: P
     text = load_settings(env=secret).to_toml()
     assert SECRET not in text
     assert tomllib.loads(text)["auth"] == {
+        "required": True,
+        "decision_timeout_s": 5.0,
         "secrets": [MASK],
         "api_key": MASK,
         "dev_login": True,
         "token_in_url": False,
         "leeway_s": 10,
+        "revocation_life_s": 2_592_000.0,
     }
     assert SECRET not in repr(load_settings(env=secret))
 
@@ -261,11 +267,18 @@ def test_number_when_huge_then_refused_by_name_or_the_core_can_take_it(
     service = options.service_options(settings, "node")
     now_ns = 10**15
     handle = hub.open_fed("peer", now_ns)
-    for wait_ns in (service.hello_timeout_ns, service.heartbeat_interval_ns, service.heartbeat_timeout_ns):
-        hub.set_timer(handle, now_ns + wait_ns)
-    for outbox_bytes in service.outbox_bytes.values():
-        hub.configure(handle, outbox_bytes=outbox_bytes)
+    hub.set_timer(handle, now_ns + service.hello_timeout_ns)
+    Heartbeat(hub, service.heartbeat, service.tiers.values())
+    for policy in service.tiers.values():
+        hub.configure(handle, outbox_bytes=policy.outbox_bytes)
+        hub.set_heartbeat(handle, policy.heartbeat_ns // 1_000_000, now_ns)
     hub.shutdown()
-    options.connect_limiter(settings).attempt("192.0.2.1", now_ns)
-    options.block_list(settings)
-    options.message_limit(settings)
+    options.connect_limiter(settings).attempt_address("192.0.2.1", now_ns)
+    options.connect_limiter(settings).attempt_all(now_ns)
+    options.admission(settings, options.block_list(settings, Hub()), lambda *_: None).offence(
+        "192.0.2.1", now_ns
+    )
+    storm = options.storm_options(settings)
+    if storm.limited:
+        append = Append(1, 1, "u", "d", "text", b"x", 0, 1)
+        StormControl(storm, print, print, lambda: False, lambda: now_ns).admits(append, "u", "", "c")

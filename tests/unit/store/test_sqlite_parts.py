@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,45 @@ def test_ids_when_made_then_unique_sorted_uuid7() -> None:
     assert made[:4000] == sorted(made[:4000])
     assert all(len(id) == 36 and id[14] == "7" and id[19] in "89ab" for id in made)
     assert int(made[0].replace("-", "")[:12], 16) == 1_700_000_000_000
+
+
+async def test_batch_when_its_report_takes_long_then_the_loop_has_its_turns_and_the_order_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastim.store.sqlite.REPORT_NS", 0)
+    loop, reported, turns = asyncio.get_running_loop(), list[Write](), [0]
+    parts: list[tuple[int, int]] = []
+
+    def turn() -> None:
+        turns[0] += 1
+        ticking.append(loop.call_soon(turn))
+        ticking.pop(0)
+
+    def on_commit(writes: Sequence[Write]) -> None:
+        parts.append((turns[0], len(writes)))
+        reported.extend(writes)
+
+    def submit(count: int) -> list[Write]:
+        writes = [Append(key, 1, "ann", "d", "t", b"1", 0, 1) for _ in range(count)]
+        for write in writes:
+            store.submit(write)
+        return list[Write](writes)
+
+    store = SQLiteStore(tmp_path / "store.db", synchronous="normal")
+    await store.open(on_commit)
+    key = (await store.create_conversation("group", "ann", [], "", 1))[0].key
+    ticking = [loop.call_soon(turn)]
+    writes = submit(40)
+    await store.flush()
+    assert reported == writes
+    assert [count for _, count in parts] == [16, 16, 8]
+    assert len({number for number, _ in parts}) == 3
+    assert (store.queued_count, store.queued_bytes, store.stats()["batches_total"]) == (0, 0, 1)
+    writes += submit(40)
+    await store.close()
+    ticking[0].cancel()
+    assert reported == writes
+    assert [write.seq for write in reported if isinstance(write, Append)] == list(range(1, 81))
 
 
 async def test_client_ids_when_past_their_life_then_forgotten_a_few_at_a_time(tmp_path: Path) -> None:

@@ -19,12 +19,16 @@ def test_table_when_an_event_goes_to_the_server_then_it_has_a_body() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", ["message", "messages", "conversation.x", "presence_x", "docs", "fastim", "ok", 1, 255]
+    "event",
+    ["message", "message_edit", "conversation.x", "presence_x", "doc", "fastim", "fastim.x", "ok", 1, 255],
 )
 def test_reserved_when_ours_then_true(event: str | int) -> None:
     assert is_reserved(event)
 
 
-@pytest.mark.parametrize("event", ["echo", "order.watch", "my_message", "Message", 256, 1000])
+@pytest.mark.parametrize(
+    "event",
+    ["echo", "order.watch", "my_message", "Message", "message-back", "messages", "documents", 256, 1000],
+)
 def test_reserved_when_an_applications_then_false(event: str | int) -> None:
     assert not is_reserved(event)

@@ -1,0 +1,7 @@
+"""A connection's beginning."""
+
+from fastim._core.receiver cimport Receiver
+
+
+cdef class Heads(Receiver):
+    pass

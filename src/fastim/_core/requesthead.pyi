@@ -1,0 +1,3 @@
+"""A request's head, taken apart."""
+
+def split_head(data: bytes, single: frozenset[bytes]) -> tuple[bytes, bytes, bytes, dict[bytes, bytes]]: ...

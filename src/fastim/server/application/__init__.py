@@ -1,0 +1,1 @@
+"""Applications: what they are written with, and how their handlers are served."""

@@ -1,0 +1,1 @@
+"""The front: sockets, request heads and handshakes, before anybody is known."""

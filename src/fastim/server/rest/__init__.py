@@ -1,0 +1,1 @@
+"""HTTP beside the hub: REST for operators and other services, health, metrics."""
