@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +149,7 @@ class Reader:
         """Read until the connection ends."""
         latest: dict[str, int] = {}
         asked: dict[int, tuple[str, int]] = {}
+        numbers = itertools.count(1)
         async with open_client(server, self.user, binary=self.binary) as client:
             self.entered.set()
             async for event, body, *ref in client.receive_until_closed():
@@ -164,7 +166,7 @@ class Reader:
                     if all(conversation != other for other, _ in asked.values()) and seq > self.marks.get(
                         conversation, 0
                     ):
-                        number = seq * 10 + len(asked) + 1000
+                        number = next(numbers)
                         asked[number] = (conversation, seq)
                         await self._mark(client, conversation, seq, number)
 
