@@ -328,9 +328,9 @@ def test_poll_when_aborted_then_the_session_ends(
     program: Program, neighbours: list[RawSocketIO | RawPolling]
 ) -> None:
     with RawPolling(program.port) as session:
-        with RawHttp(program.port) as poll:
-            poll.send(request("GET", session.path))
-            # Behind it on the way, so that the poll has come when this is answered.
+        # On a connection that was taken in before: what is asked behind it is served behind it.
+        with RawPolling(program.port, enter=False) as other:
+            other.http.send(request("GET", session.path))
             neighbours[0].echo()
         wait_until(lambda: not session.is_alive(), "the session has ended")
 
