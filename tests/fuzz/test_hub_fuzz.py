@@ -89,6 +89,24 @@ def meddle(rig: Rig, random: Random, peer: Peer, topic: int) -> None:
     )()
 
 
+def check_served(rig: Rig, neighbour: Peer, number: int) -> None:
+    """A neighbour is heard, and hears, as if nobody else were there."""
+    neighbour.send(client_frame(TEXT, b"%d" % number))
+    rig.hub.send(neighbour.handle, b'["%d"]' % number)
+    assert [frame.payload for frame in neighbour.frames()] == [b'["%d"]' % number]
+    heard = [data for subject, data in rig.take_events(EventKind.TEXT) if subject is neighbour.owner]
+    assert heard == [b"%d" % number]
+
+
+def end_all_but(rig: Rig, neighbour: Peer) -> None:
+    for peer in rig.peers:
+        if peer is not neighbour:
+            rig.hub.abort(peer.handle)
+            peer.close()
+    rig.rest()
+    assert rig.hub.connections == 1
+
+
 @pytest.mark.parametrize("source", [noise, nearly_frames, long_header])
 @pytest.mark.parametrize("seed", range(3))
 def test_bytes_behind_an_upgrade_harm_nobody(
@@ -117,17 +135,8 @@ def test_bytes_behind_an_upgrade_harm_nobody(
         rig.tick()
         if random.random() < 0.7:
             peer.close()
-        neighbour.send(client_frame(TEXT, b"%d" % number))
-        rig.hub.send(neighbour.handle, b'["%d"]' % number)
-        assert [frame.payload for frame in neighbour.frames()] == [b'["%d"]' % number]
-        heard = [data for subject, data in rig.take_events(EventKind.TEXT) if subject is neighbour.owner]
-        assert heard == [b"%d" % number]
-    for peer in rig.peers:
-        if peer is not neighbour:
-            rig.hub.abort(peer.handle)
-            peer.close()
-    rig.rest()
-    assert rig.hub.connections == 1
+        check_served(rig, neighbour, number)
+    end_all_but(rig, neighbour)
     assert rig.hub.stats()["slices"] == 0
 
 
@@ -215,16 +224,7 @@ def test_requests_harm_nobody(make_rig: Callable[..., Rig], seed: int) -> None:
                     peer.read(random.choice([100, 1 << 20]))
         if random.random() < 0.7:
             peer.close()
-        neighbour.send(client_frame(TEXT, b"%d" % number))
-        rig.hub.send(neighbour.handle, b'["%d"]' % number)
-        assert [frame.payload for frame in neighbour.frames()] == [b'["%d"]' % number]
-        heard = [data for subject, data in rig.take_events(EventKind.TEXT) if subject is neighbour.owner]
-        assert heard == [b"%d" % number]
-    for peer in rig.peers:
-        if peer is not neighbour:
-            rig.hub.abort(peer.handle)
-            peer.close()
-    rig.rest()
-    assert rig.hub.connections == 1
+        check_served(rig, neighbour, number)
+    end_all_but(rig, neighbour)
     assert rig.hub.stats()["pending"] == 1
     assert rig.hub.stats()["pool_bytes_used"] == 0
