@@ -2,7 +2,6 @@
 """Packets of Socket.IO: read to Python values, and written from them; see socketio.pyi."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
@@ -19,7 +18,6 @@ from fastim._core.sink cimport (
     json_string,
     json_uint,
     mp_array_head,
-    mp_bytes_head,
     mp_double,
     mp_map_head,
     mp_string,
@@ -548,20 +546,14 @@ cdef int put_key(Sink *sink, object key, int encoding) except -1:
 
 cdef int put_data(Sink *sink, object data, int encoding, list attachments) except -1:
     """Write bytes; in JSON a placeholder, and they are attached."""
-    cdef Py_buffer view
-    if encoding == JSON:
-        if attachments is None:
-            raise ValueError("no bytes can be attached here")
-        put(sink, b'{"_placeholder":true,"num":', 27)
-        json_int(sink, len(attachments))
-        attachments.append(bytes(data))
-        return put_byte(sink, c'}')
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        mp_bytes_head(sink, view.len)
-        return put(sink, view.buf, view.len)
-    finally:
-        PyBuffer_Release(&view)
+    if encoding == MSGPACK:
+        return put_value(sink, data, MSGPACK, 0)
+    if attachments is None:
+        raise ValueError("no bytes can be attached here")
+    put(sink, b'{"_placeholder":true,"num":', 27)
+    json_int(sink, len(attachments))
+    attachments.append(bytes(data))
+    return put_byte(sink, c'}')
 
 
 cdef bytes finish_text(Sink *sink, int type, Py_ssize_t attachments, int64_t ref):
