@@ -70,12 +70,11 @@ class Missed:
         packet: Encodes an entry for a connection, keeping the encoding with the entry.
     """
 
-    __slots__ = ("_domain", "_packet", "read_count")
+    __slots__ = ("_domain", "_packet")
 
     def __init__(self, domain: Domain, packet: Callable[[Conversation, RingEntry, int], bytes]) -> None:
         self._domain = domain
         self._packet = packet
-        self.read_count = 0
 
     async def of(self, session: Session, since: int) -> list[MissedMessage] | None:
         """Return all that a session missed, ascending by key; see ``Messaging.missed``."""
@@ -168,7 +167,6 @@ class Missed:
         """
         store, limit = self._domain.store, self._domain.options.missed_messages
         lacking = gathering.lacking
-        self.read_count += 1
         seqs = await store.seqs_at(
             [(membership.conversation.key, end, gathering.since) for membership, end in lacking], limit
         )
