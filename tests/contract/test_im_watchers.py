@@ -311,6 +311,24 @@ async def test_presence_when_restarted_and_somebody_stays_away_then_offline_sinc
     await close_world(world)
 
 
+@pytest.mark.parametrize("by", ["conversation", "users"])
+async def test_presence_when_restarted_and_given_up_while_away_then_the_resumed_session_is_told(
+    tmp_path: Path, by: str
+) -> None:
+    world = await open_world(tmp_path / "im.db")
+    ann, _ = await world.connect("ann"), await world.connect("bob")
+    room = await world.group(ann, ["bob"])
+    world = await restarted(world, tmp_path / "im.db", restart_grace_ms=20_000)
+    ann = await world.connect("ann", device="a")
+    await ann.ask("presence_subscribe", {by: room if by == "conversation" else ["bob"]})
+    await ann.leave()
+    await world.advance(21_000)
+    back = await resumed(world, ann)
+    assert (back.hello["resumed"], back.hello["presence"]) == (True, True)
+    assert [each for each in told(back) if each[0] == "bob"] == [("bob", "offline")]
+    await close_world(world)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 async def test_presence_when_very_many_stay_away_then_some_a_tick_turn_offline_and_all_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool

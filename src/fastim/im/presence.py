@@ -271,8 +271,9 @@ class Presence:
                     feeds[user_id].append(rare.feed)
         for user_id in gone:
             del self._expected[user_id]
+            if self._watched or self._kept:
+                self._note_change(user_id, now_ns)
             if user_id in feeds or self.watchers.of(user_id):
-                self._changed[user_id] = now_ns
                 self.watchers.tell(self._told_of(user_id), feeds[user_id], now_ns)
 
     # -- telling
@@ -295,10 +296,7 @@ class Presence:
         if self.muted or not (self._watched or self._kept):
             return
         self._told[user] = now_ns + self._domain.options.window_ms * NS_PER_MS
-        self._changed[user.id] = now_ns
-        self._changed.move_to_end(user.id)
-        if len(self._changed) > MAX_LAST_SEEN:
-            self._changed.popitem(last=False)
+        self._note_change(user.id, now_ns)
         if user.id in self._doubtful:
             self._doubtful.discard(user.id)
             self._check_watchers(user)
@@ -309,6 +307,13 @@ class Presence:
         ]
         if feeds or self.watchers.of(user.id):
             self.watchers.tell(self._told_of(user.id), feeds, now_ns)
+
+    def _note_change(self, user_id: str, now_ns: int) -> None:
+        """Keep in mind, for those who are away, that somebody's status has changed."""
+        self._changed[user_id] = now_ns
+        self._changed.move_to_end(user_id)
+        if len(self._changed) > MAX_LAST_SEEN:
+            self._changed.popitem(last=False)
 
     def _told_of(self, user_id: str) -> Update:
         body = {"type": "presence", **self._snapshot(user_id), "time": self._domain.time_ms()}
