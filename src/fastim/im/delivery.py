@@ -122,8 +122,7 @@ class Delivery:
         membership = user.membership(conversation_id) if user is not None else None
         if membership is None or user is None:
             raise forbidden()
-        store, options = domain.store, domain.options
-        if store.queued_count >= options.pause_writes or store.queued_bytes >= options.pause_bytes:
+        if domain.store_is_behind():
             self.hold_back(session)
         conversation = membership.conversation
         append = Append(
@@ -141,7 +140,7 @@ class Delivery:
             session.origin,
         )
         if self._storm is None or self._storm.admits(append, user.id, session.tier, conversation.id):
-            store.submit(append)
+            domain.store.submit(append)
         return DEFERRED
 
     def _store(self, append: Append) -> None:
