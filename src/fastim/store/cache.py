@@ -57,15 +57,6 @@ class SecondLevel(ABC):
         """Forget a value, here and in the other processes."""
 
 
-class _Flight:
-    """A read under way, and who waits for it."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self.future = future
-
-
 class Cache:
     """Values by key, the longest unused forgotten first.
 
@@ -115,7 +106,7 @@ class Cache:
             second.subscribe(self._forget)
         self._positive: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
         self._negative: OrderedDict[Key, tuple[None, int]] = OrderedDict()
-        self._flights: dict[Key, _Flight] = {}
+        self._flights: dict[Key, asyncio.Future[Any]] = {}  # reads under way
         self._invalidating: dict[Key, int] = {}  # on its way to the second level
         self._counts = dict.fromkeys(
             ("evicted", "expired", "invalidated", "joined", "negative_hits", "second_errors", "second_hits"),
@@ -159,7 +150,7 @@ class Cache:
             if flight is None:
                 break
             self._counts["joined"] += 1
-            found = await asyncio.shield(flight.future)
+            found = await asyncio.shield(flight)
             if found is not MISSING:
                 return found  # type: ignore[no-any-return]
             # Whoever read for us was cancelled.
@@ -167,18 +158,18 @@ class Cache:
         return await self._fly(key, read)
 
     async def _fly(self, key: Key, read: Callable[[], Awaitable[T]]) -> T:
-        flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_future())
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             value = await self._read(key, read)
         except Exception as error:
-            flight.future.set_exception(error)
-            flight.future.exception()  # that nobody waits for it is no mistake
+            flight.set_exception(error)
+            flight.exception()  # that nobody waits for it is no mistake
             raise
         except BaseException:
-            flight.future.set_result(MISSING)
+            flight.set_result(MISSING)
             raise
         else:
-            flight.future.set_result(value)
+            flight.set_result(value)
             if self._flights.get(key) is flight:
                 self._keep(key, value)
             return value
