@@ -21,7 +21,7 @@ from typing import Final
 
 from fastim._core.limits import TokenBucket, TokenBuckets
 from fastim.errors import LimitExceeded, RequestError
-from fastim.im.domain import unavailable
+from fastim.im.domain import NS_PER_MS, unavailable
 from fastim.im.options import StormOptions
 from fastim.store.base import Append
 
@@ -29,7 +29,6 @@ __all__ = ["MESSAGE_BYTES", "StormControl"]
 
 MINUTE_NS: Final = 60_000_000_000
 NS_PER_S: Final = 1_000_000_000
-NS_PER_MS: Final = 1_000_000
 MESSAGE_BYTES: Final = 512  # what a waiting message is counted for beside its content
 MIN_RETRY_NS: Final = 100 * NS_PER_MS  # where the queue is full: nobody knows when there is room
 SERVERS_TURN: Final = -1  # the conversation may, the server has no token
@@ -60,6 +59,12 @@ class _Waiting:
         self.deadline_ns = deadline_ns
         self.bytes = len(append.content) + MESSAGE_BYTES
         self.line: _Line
+
+    def take(self) -> Append:
+        """Return the message, which waits no more."""
+        append, self.append = self.append, None
+        assert append is not None
+        return append
 
 
 class _Line:
@@ -413,15 +418,11 @@ class StormControl:
         self._bytes -= waiting.bytes
 
     def _release(self, waiting: _Waiting) -> None:
-        append, waiting.append = waiting.append, None
-        assert append is not None
-        self._submit(append)
+        self._submit(waiting.take())
 
     def _refuse_waiting(self, waiting: _Waiting, error: RequestError) -> None:
         self._leave(waiting)
-        append, waiting.append = waiting.append, None
-        assert append is not None
-        self._refuse(append, error)
+        self._refuse(waiting.take(), error)
 
     # -- messages go
 
@@ -469,9 +470,7 @@ class StormControl:
             try:
                 passes = self._passes_conversation(waiting, now_ns)
             except LimitExceeded as error:
-                append, waiting.append = waiting.append, None
-                assert append is not None
-                self._refuse(append, error)
+                self._refuse(waiting.take(), error)
             else:
                 if passes:
                     self._release(waiting)
