@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastim.errors import StoreError
 from fastim.im.domain import NS_PER_MS, Domain
 from fastim.im.session import SessionState
-from fastim.im.user import Membership, User
+from fastim.im.user import User
 from fastim.store.base import MemberRecord
 
 __all__ = ["MAX_USERS", "Undelivered"]
@@ -151,11 +151,11 @@ class Undelivered:
         membership = user.membership(span.conversation_id) if user is not None else None
         if user is None or membership is None:
             return max(record.delivered, record.read)
-        if self._reached(user, membership):
+        if self._reached(user):
             return span.last
         return max(record.delivered, record.read, membership.delivered, membership.read)
 
-    def _reached(self, user: User, membership: Membership) -> bool:
+    def _reached(self, user: User) -> bool:
         """Whether a live connection that does not acknowledge takes what it is sent.
 
         What waits for the next flush says nothing: a busy room always has some.

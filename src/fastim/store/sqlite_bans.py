@@ -47,7 +47,7 @@ class BanRemoval:
 def read_bans(connection: sqlite3.Connection, now: int) -> Sequence[BanRecord]:
     """Read the bans that have not ended, the oldest first."""
     (answer,) = connection.execute(
-        "SELECT json_group_array(json_array(kind, subject, until, reason, source, created)) FROM"
+        f"SELECT json_group_array(json_array({COLUMNS})) FROM"
         f" (SELECT {COLUMNS} FROM bans WHERE until = 0 OR until > ? ORDER BY created, kind, subject)",
         (now,),
     ).fetchone()

@@ -18,16 +18,15 @@ from fastim.server.sections.messaging import HistoryVisibility, MessagingSetting
 from fastim.server.sections.metrics import MetricsSettings
 from fastim.server.sections.presence import PresenceSettings
 from fastim.server.sections.pressure import PressureSettings
-from fastim.server.sections.server import LogLevel, ServerSettings
+from fastim.server.sections.server import ServerSettings
 from fastim.server.sections.session import SessionSettings
 from fastim.server.sections.socketio import ParserChoice, SocketIOSettings
-from fastim.server.sections.store import StoreSettings, Synchronous
+from fastim.server.sections.store import StoreSettings
 from fastim.server.sections.storm import StormSettings
 from fastim.server.sections.tiers import (
     CriticalTierSettings,
     DegradedTierSettings,
     StandardTierSettings,
-    TierSettings,
 )
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "HeartbeatSettings",
     "HistoryVisibility",
     "LimitsSettings",
-    "LogLevel",
     "MessagingSettings",
     "MetricsSettings",
     "ParserChoice",
@@ -55,6 +53,4 @@ __all__ = [
     "StandardTierSettings",
     "StoreSettings",
     "StormSettings",
-    "Synchronous",
-    "TierSettings",
 ]
