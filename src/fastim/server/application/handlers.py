@@ -18,6 +18,7 @@ __all__ = [
     "HandlerMode",
     "NoAck",
     "check_event",
+    "is_async",
     "make_handler",
     "make_starter",
 ]
@@ -167,7 +168,7 @@ def make_handler(
     counts = _count_values(call)
     if counts is None or counts[0] > takes[1] or counts[1] < takes[0]:
         raise TypeError(f"the handler of {event!r} must take {wanted}")
-    if _is_async(call):
+    if is_async(call):
         if thread:
             raise ValueError(f"the handler of {event!r} is async; thread=True is for plain functions")
         return Handler(event, call, HandlerMode.ASYNC, *counts)
@@ -186,10 +187,11 @@ def make_starter(call: Callable[..., Any]) -> Handler:
         inspect.signature(call).bind()
     except TypeError:
         raise TypeError("what is called at the start takes no arguments") from None
-    return Handler("start", call, HandlerMode.ASYNC if _is_async(call) else HandlerMode.PLAIN, 0, 0)
+    return Handler("start", call, HandlerMode.ASYNC if is_async(call) else HandlerMode.PLAIN, 0, 0)
 
 
-def _is_async(call: Callable[..., Any]) -> bool:
+def is_async(call: Callable[..., Any]) -> bool:
+    """Tell whether a handler, a function or an object with ``__call__``, has to be awaited."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastim.errors import CloseCode
+from fastim.server.application.handlers import is_async
 
 if TYPE_CHECKING:
     from fastim.server.engineio.session import EngineSession
@@ -42,7 +43,7 @@ class EngineHook:
             raise TypeError(f"the handler of {path} must take (connection, data)") from None
         self.path = f"{path.rstrip('/')}/"
         self.call = call
-        self.is_async = inspect.iscoroutinefunction(call)
+        self.is_async = is_async(call)
 
 
 class EngineConnection:

@@ -46,6 +46,21 @@ async def test_handler_gets_text_as_str_and_bytes_as_bytes_and_answers(tmp_path:
         ]
 
 
+async def test_object_with_an_async_call_is_served_like_an_async_function(tmp_path: Path) -> None:
+    class Echo:
+        async def __call__(self, connection: EngineConnection, data: str | bytes) -> None:
+            await asyncio.sleep(0)
+            connection.send(data)
+
+    async with serving(tmp_path) as world:
+        hooked(world, Echo())
+        client = world.polling()
+        client.send(b"4text")
+        await world.world.turns()
+
+        assert body(client.get()) == b"4text"
+
+
 async def test_async_handler_is_called_in_order_and_its_client_waits(tmp_path: Path) -> None:
     go_on = asyncio.Event()
     seen: list[str | bytes] = []
