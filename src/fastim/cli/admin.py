@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import typer
 
+from fastim.cli.options import ConfigOption, DataOption
 from fastim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ UserOption = Annotated[str | None, typer.Option("--user", metavar="U", help="A u
 UrlOption = Annotated[
     str | None,
     typer.Option("--url", metavar="URL", help="The server.", show_default="the one of the data folder"),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", metavar="DIR", help="Folder of the data.", show_default="data"),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default="none")
 ]
 
 
@@ -59,14 +53,11 @@ def ban(
         fastim ban 2001:db8::/32
         fastim ban --user mallory
     """
-    from fastim.cli.durations import parse_duration_s
+    from fastim.cli.durations import duration_option_s
 
     body: dict[str, Any] = _subject(address, user) | {"reason": reason}
     if for_ is not None:
-        try:
-            body["for_s"] = parse_duration_s(for_)
-        except ValueError as error:
-            raise ConfigError("for", str(error)) from None
+        body["for_s"] = duration_option_s("for", for_)
     answer = _server(url, data, config).call("POST", "/v1/bans", body)
     closed = answer["closed"]
     typer.echo(f"banned {_line(answer)}; {closed} connection{'' if closed == 1 else 's'} closed")

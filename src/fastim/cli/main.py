@@ -14,6 +14,7 @@ import typer
 
 from fastim._version import __version__
 from fastim.cli.admin import add_commands
+from fastim.cli.options import ConfigOption, DataOption
 from fastim.errors import ConfigError, FastimError
 
 if TYPE_CHECKING:
@@ -33,14 +34,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DataOption = Annotated[
-    str | None,  # a Path would take "" for the current folder
-    typer.Option("--data", metavar="DIR", help="Folder of the data.", show_default="data"),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default="none")
-]
 
 
 def print_version(wanted: bool) -> None:
@@ -154,15 +147,12 @@ def drain(
         fastim drain --within 30s --to wss://b.example.com/ws
     """
     settings = read_settings(config, {"server.data": data})
-    from fastim.cli.durations import parse_duration_s
+    from fastim.cli.durations import duration_option_s
     from fastim.cli.running import RunningServer
 
     body: dict[str, object] = {}
     if within is not None:
-        try:
-            body["within_s"] = parse_duration_s(within, least_s=0)
-        except ValueError as error:
-            raise ConfigError("within", str(error)) from None
+        body["within_s"] = duration_option_s("within", within, least_s=0)
     if to is not None:
         body["to"] = to
     state = RunningServer(settings, url).call("POST", "/v1/drain", body)
@@ -283,16 +273,13 @@ def make_token(
     ttl: str,
 ) -> str:
     """Sign a token with the secret that ``fastim serve`` of the same settings uses."""
-    from fastim.cli.durations import parse_duration_s
+    from fastim.cli.durations import duration_option_s
     from fastim.guard.secrets import signing_secrets
     from fastim.guard.tokens import DeviceClass, Tier, issue
 
     chosen_tier = choose("tier", Tier, tier or Tier.STANDARD)
     chosen_class = None if device_class is None else choose("class", DeviceClass, device_class)
-    try:
-        ttl_s = parse_duration_s(ttl)
-    except ValueError as error:
-        raise ConfigError("ttl", str(error)) from None
+    ttl_s = duration_option_s("ttl", ttl)
     secret = signing_secrets(settings.auth.keys, settings.server.data)[0]
     try:
         return issue(secret, user, device, chosen_tier, ttl_s, scope, device_class=chosen_class)
@@ -313,10 +300,9 @@ def choose(flag: str, options: type[Tier] | type[DeviceClass], given: str) -> st
 
 def default_url(settings: Settings) -> str:
     """Return the address of a server that runs with these settings on this machine."""
-    server = settings.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(server.host, server.host)
-    scheme = "ws" if server.tls_cert is None else "wss"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}{server.path}"
+    from fastim.cli.running import settings_url
+
+    return f"ws{settings_url(settings).removeprefix('http')}{settings.server.path}"
 
 
 add_commands(app)

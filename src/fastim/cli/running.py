@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fastim.server.settings import Settings
 
-__all__ = ["Refused", "RunningServer", "read_api_key"]
+__all__ = ["Refused", "RunningServer", "read_api_key", "settings_url"]
 
 TIMEOUT_S = 30.0
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -92,6 +92,11 @@ def own_url(settings: Settings) -> str:
         note = ""
     if found := re.search(r"listening on (https?://\S+)", note):
         return _reachable(found[1])
+    return settings_url(settings)
+
+
+def settings_url(settings: Settings) -> str:
+    """Return where a server that runs with these settings on this machine is reached."""
     server = settings.server
     host = server.host.strip("[]")
     scheme = "http" if server.tls_cert is None else "https"

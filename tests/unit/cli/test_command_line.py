@@ -189,6 +189,7 @@ def test_drain_when_no_server_answers_then_one_line_and_status_2(tmp_path: Path)
         ({}, "ws://127.0.0.1:8765/ws"),
         ({"server.host": "0.0.0.0", "server.port": 80}, "ws://127.0.0.1:80/ws"),
         ({"server.host": "::"}, "ws://[::1]:8765/ws"),
+        ({"server.host": "[::1]"}, "ws://[::1]:8765/ws"),
         ({"server.tls_cert": "c", "server.tls_key": "k", "server.path": "/x"}, "wss://127.0.0.1:8765/x"),
     ],
 )
