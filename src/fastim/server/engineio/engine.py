@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 SID_BYTES: Final = 15  # 20 characters
-VERSION: Final = wire.VERSION.encode()
 NO_JSONP: Final = "JSONP is not spoken: use XHR, fetch or WebSocket."
 
 
@@ -122,7 +121,7 @@ class Engine:
         session = self.sessions.get(query.sid.decode("latin-1"))
         if session is None:
             raise EngineRefusal(EngineError.UNKNOWN_SID)
-        if query.version != VERSION:
+        if query.version != wire.VERSION:
             raise EngineRefusal(EngineError.UNSUPPORTED_VERSION)
         return session
 
@@ -131,7 +130,7 @@ class Engine:
             raise EngineRefusal(EngineError.BAD_HANDSHAKE_METHOD)
         if query.transport.decode("latin-1") != transport:
             raise EngineRefusal(EngineError.BAD_REQUEST)
-        if query.version != VERSION:
+        if query.version != wire.VERSION:
             raise EngineRefusal(EngineError.UNSUPPORTED_VERSION)
 
     # -- a session's beginning
@@ -211,9 +210,8 @@ class Engine:
             Refusal: Its opening handshake is not right.
         """
         key = handshake.check_upgrade(head)
-        bits, deflate = self.options.deflate_window_bits, None
-        if bits:
-            deflate = handshake.negotiate_deflate(head.fields.get(b"sec-websocket-extensions"), bits)
+        offered = head.fields.get(b"sec-websocket-extensions")
+        deflate = handshake.negotiate_deflate(offered, self.options.deflate_window_bits)
         protocol = handshake.first_subprotocol(head.fields.get(b"sec-websocket-protocol"))
         return self.hub.upgrade(
             handle,

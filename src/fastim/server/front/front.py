@@ -208,10 +208,8 @@ class Front:
             self.admission.recognized(peer, now_ns)
             self._check(connection, claims)
             self._look_for_place(claims)
-        deflate = None
-        if options.deflate_window_bits:
-            offered = fields.get(b"sec-websocket-extensions")
-            deflate = handshake.negotiate_deflate(offered, options.deflate_window_bits)
+        offered = fields.get(b"sec-websocket-extensions")
+        deflate = handshake.negotiate_deflate(offered, options.deflate_window_bits)
         if self.hub.upgrade(
             handle,
             handshake.accept_response(key, subprotocol, deflate),

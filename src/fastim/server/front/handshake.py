@@ -288,7 +288,7 @@ def negotiate_deflate(offered: bytes | None, window_bits: int) -> bytes | None:
 
     Args:
         offered: The value of Sec-WebSocket-Extensions; None: there is none.
-        window_bits: Our LZ77 window, 9 to 15.
+        window_bits: Our LZ77 window, 9 to 15; 0: all offers are declined, unread.
 
     Returns:
         The answer's Sec-WebSocket-Extensions, or None to go without compression.
@@ -296,7 +296,7 @@ def negotiate_deflate(offered: bytes | None, window_bits: int) -> bytes | None:
     Raises:
         Refusal: 400 if the value does not follow the grammar (RFC 6455, section 9.1).
     """
-    if not offered:
+    if not offered or not window_bits:
         return None
     accepted: bytes | None = None
     position, end = 0, len(offered)
