@@ -212,7 +212,7 @@ class Connection(Requests):
             welcome = await link.open(hello)
         except Ended as ended:
             self._url = websocket_url(self._options.url)
-            if moving and ended.after is not After.RECONNECT:
+            if moving:
                 ended.after = After.RECONNECT
             raise
         self._url = url

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -20,6 +20,7 @@ from fastim.errors import CloseCode, ProtocolError
 __all__ = [
     "BINARY",
     "CLOSE",
+    "CLOSE_PACKET",
     "MESSAGE",
     "NOOP",
     "OPEN",
@@ -31,15 +32,13 @@ __all__ = [
     "UPGRADE",
     "VERSION",
     "decode_binary",
-    "encode_binary",
     "has_pong",
-    "join_payload",
     "open_packet",
     "packet_count",
     "split_payload",
 ]
 
-VERSION: Final = "4"
+VERSION: Final = b"4"
 SEPARATOR: Final = b"\x1e"
 
 # The first byte of a text packet.
@@ -52,7 +51,8 @@ UPGRADE: Final = 0x35
 NOOP: Final = 0x36
 BINARY: Final = 0x62  # a message of bytes, in base64
 
-# Whole packets, of the way from long-polling to WebSocket.
+# Whole packets: the end, and those of the way from long-polling to WebSocket.
+CLOSE_PACKET: Final = b"1"
 PROBE: Final = b"2probe"
 PROBE_ANSWER: Final = b"3probe"
 
@@ -105,16 +105,6 @@ def has_pong(payload: bytes) -> bool:
     if len(payload) == 1:
         return payload == b"3"
     return payload.startswith(b"3\x1e") or payload.endswith(b"\x1e3") or b"\x1e3\x1e" in payload
-
-
-def join_payload(packets: Sequence[bytes]) -> bytes:
-    """Put packets, those of bytes by ``encode_binary``, together to a payload."""
-    return SEPARATOR.join(packets)
-
-
-def encode_binary(data: bytes) -> bytes:
-    """Make a packet of text of a message of bytes."""
-    return b"b" + b2a_base64(data, newline=False)
 
 
 def decode_binary(packet: bytes) -> bytes:

@@ -13,6 +13,7 @@ from fastim.errors import CloseCode
 from fastim.server.engineio.posting import Posting
 from fastim.server.engineio.refusals import EngineError, EngineRefusal
 from fastim.server.front.handshake import Refusal
+from fastim.wire import engineio as wire
 
 if TYPE_CHECKING:
     from fastim.server.engineio.exchange import Exchange
@@ -25,7 +26,6 @@ __all__ = ["Polling"]
 log = logging.getLogger("fastim.engineio")
 
 NOOP_EVERY_NS: Final = 100_000_000  # while a probe is on: a client that has not seen its answer polls on
-CLOSE_PACKET: Final = b"1"
 NOOP_PACKET: Final = b"6"
 BYTES_TYPE: Final = b"application/octet-stream"
 # What has waited for one of these is not for a client that comes after all.
@@ -53,7 +53,7 @@ class Polling:
         self._posting: Posting | None = None
         self._noop_ns = 0  # when a poll is answered though there is nothing to say; 0: it waits
         self._is_closed = False  # and the session has heard of it
-        self._last_packet = CLOSE_PACKET  # what an open GET is told at the end
+        self._last_packet = wire.CLOSE_PACKET  # what an open GET is told at the end
 
     @property
     def is_posting(self) -> bool:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Posting"]
 
 PACKETS_A_TURN: Final = 128  # of one POST; the others' come first then
-CLOSE_PACKET: Final = b"1"
 
 
 class Posting:
@@ -100,7 +99,7 @@ class Posting:
             packet = next(packets, None) if hub.alive(self._handle) else None
             if packet is None:
                 break
-            if packet.startswith(CLOSE_PACKET):
+            if packet.startswith(wire.CLOSE_PACKET):
                 self._polling.left_by_client(now_ns)
                 break
             session.engine.service.posted += 1

@@ -98,11 +98,6 @@ class EngineSession(TransportOwner):
         self.sockets: object = None
 
     @property
-    def protocol(self) -> EngineProtocol:
-        """What speaks over it."""
-        return self.engine.protocol
-
-    @property
     def transport(self) -> str:
         """What carries it: ``polling`` or ``websocket``."""
         return WEBSOCKET if self.polling is None else POLLING

@@ -39,8 +39,7 @@ class RenderedEvent:
     @property
     def size(self) -> int:
         """What it holds."""
-        written = [form for form in self.forms if form is not None]
-        return sum(len(packet) + sum(map(len, attachments)) for packet, attachments in written)
+        return self.size_for(JSON) + self.size_for(MSGPACK)
 
     def size_for(self, encoding: int) -> int:
         """What one client gets of it."""
@@ -65,7 +64,7 @@ class NativeEvent:
     @property
     def size(self) -> int:
         """What it holds."""
-        return sum(len(packet) for packet in self.packets if packet is not None)
+        return self.size_for(JSON) + self.size_for(MSGPACK)
 
     def size_for(self, encoding: int) -> int:
         """What one client gets of it."""
