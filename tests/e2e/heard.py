@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import socketio
 
 from tests.e2e.serving import WAIT_S, ServerProcess
@@ -61,12 +62,15 @@ async def open_socketio(
     parser: str = "default",
 ) -> AsyncIterator[Heard]:
     """Connect a client to a namespace."""
-    client = socketio.AsyncClient(reconnection=False, serializer=parser)
-    heard = Heard(client, namespace)
-    try:
-        await client.connect(
-            server.http, auth=auth, namespaces=[namespace], transports=[transport], wait_timeout=WAIT_S
-        )
-        yield heard
-    finally:
-        await client.disconnect()
+    # Given: a client that is put out closes its own session, then opens one more for what it still sends.
+    async with aiohttp.ClientSession() as http:
+        client = socketio.AsyncClient(reconnection=False, serializer=parser, http_session=http)
+        heard = Heard(client, namespace)
+        try:
+            await client.connect(
+                server.http, auth=auth, namespaces=[namespace], transports=[transport], wait_timeout=WAIT_S
+            )
+            yield heard
+        finally:
+            await client.disconnect()
+            await client.eio.wait()  # until it sends no more
